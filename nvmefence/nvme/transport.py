@@ -68,7 +68,7 @@ class Transport(Protocol):
 
     @property
     def backend(self) -> str:
-        """"io_uring", "ioctl" or "simulated"."""
+        """ "io_uring", "ioctl" or "simulated"."""
         ...
 
     def open(self, path: str) -> int:
@@ -79,9 +79,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def run(
-        self, device: int, commands: Sequence[Command], until: float | None = None
-    ) -> list[Completion]:
+    async def run(self, device: int, commands: Sequence[Command], until: float | None = None) -> list[Completion]:
         """Submit `commands` to one controller, all in flight together as far as its queue allows, and wait.
 
         The commands are independent of each other: they may be processed in any order. `until` is a time of the
