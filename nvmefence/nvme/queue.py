@@ -4,8 +4,8 @@ The C core (csrc/nvmefence_queue.h) keeps the buffers and talks to the kernel; h
 futures and their deadlines. One C call submits a batch, one reaps whatever has completed.
 
 What the kernel holds cannot be taken back: see "Process exit" in the header for what that means at the end of
-a process. In short: `Queue.close` returns at once, but with the ioctl backend a hung command keeps the process
-a zombie and its files open until the kernel gives up on it. Give locks back explicitly before the exit.
+a process. In short: `Queue.close` returns at once, but with the ioctl backend a hung command keeps the
+process a zombie and its files open until the kernel gives up on it. Give locks back before the exit.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def probe_backends() -> dict[str, str]:
 def open_queue(backend: str = "auto") -> Queue:
     """Make a queue: "io_uring", "ioctl", or "auto" (io_uring where the kernel has it, else ioctl).
 
-    With "auto", a device whose first answer says that its driver has no io_uring passthrough is served by ioctl
-    from then on. The refused commands are sent that way, which is safe: the kernel refused them before it made
-    a request (`falls_back` in csrc/uring.c). Raises `BackendUnavailable`, ValueError for an unknown name, OSError
-    when out of descriptors or memory.
+    With "auto", a device whose first answer says that its driver has no io_uring passthrough is served by
+    ioctl from then on. The refused commands are sent that way, which is safe: the kernel refused them before it
+    made a request (`falls_back` in csrc/uring.c). Raises `BackendUnavailable`, ValueError for an unknown name,
+    OSError when out of descriptors or memory.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join(_BACKENDS)}")
@@ -160,6 +160,7 @@ class Queue:
         self._backend = _NAMES[lib.nvmefence_queue_backend(handle)]
         self._event_fd = lib.nvmefence_queue_event_fd(handle)
         self._ring_fd = lib.nvmefence_queue_ring_fd(handle)
+        self._owner = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: dict[int, _Batch] = {}
         self._last = 0
@@ -257,10 +258,14 @@ class Queue:
     def close(self) -> None:
         """Release all handles and the queue. Never blocks; may be called again.
 
+        In a child after fork it does nothing to the parent's queue.
         Memory that the kernel may still write to is kept until it is done, at most until the process exits.
         """
         handle = self._handle
         if handle is None:
+            return
+        if self._owner != os.getpid():  # the child shares the loop's epoll descriptor with its parent
+            self._handle = None
             return
         if self._loop is not None and not self._loop.is_closed():
             self._unwatch(self._loop)

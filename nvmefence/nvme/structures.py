@@ -62,8 +62,8 @@ def controller_list(data: bytes, first: int = 0) -> list[int]:
     return ids
 
 
-def _text(raw: bytes) -> str:
-    """ASCII, padded with spaces or NUL; anything else is shown as a replacement, never passed through."""
+def printable(raw: bytes) -> str:
+    """Return an ASCII field without its padding; whatever is not printable comes out as U+FFFD."""
     text = raw.split(b"\0", 1)[0].decode("ascii", "replace").strip()
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
@@ -112,16 +112,16 @@ def identify_controller(data: bytes) -> IdentifyController:
     (version,) = struct.unpack_from("<I", data, 80)
     return IdentifyController(
         vid=struct.unpack_from("<H", data, 0)[0],
-        serial=_text(data[4:24]),
-        model=_text(data[24:64]),
-        firmware=_text(data[64:72]),
+        serial=printable(data[4:24]),
+        model=printable(data[24:64]),
+        firmware=printable(data[64:72]),
         cmic=data[76],
         cntlid=cntlid,
         version=version,
         oacs=struct.unpack_from("<H", data, 256)[0],
         retry_delays=struct.unpack_from("<3H", data, 128),
         namespace_count=struct.unpack_from("<I", data, 516)[0],
-        nqn=data[768:1024].split(b"\0", 1)[0].decode("utf-8", "replace"),
+        nqn=printable(data[768:1024]),
     )
 
 

@@ -1,0 +1,211 @@
+"""`nvmefence detach`: the emergency command. It needs the host map and the drives, and nothing that runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+from collections.abc import Sequence
+
+from nvmefence.cli.text import Cell, Screen
+from nvmefence.config import Settings
+from nvmefence.errors import Exit
+from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
+from nvmefence.fencing.fence import Options, fence
+from nvmefence.fencing.survey import Survey, plan, survey
+from nvmefence.inventory.hostfile import load
+from nvmefence.inventory.hostmap import Host, HostMap
+from nvmefence.site import Site, open_site
+
+_TICK = 0.2
+_COLOURS = {
+    Outcome.CUT: "green",
+    Outcome.ALREADY: "green",
+    Outcome.ATTACHED: "red",
+    Outcome.UNKNOWN: "red",
+    Outcome.REFUSED: "red",
+}
+
+
+def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
+    """Fence the hosts named on the command line and print the evidence."""
+    hostmap = load(settings.hosts)
+    hosts = list({host.name: host for host in map(hostmap.find, arguments.host)}.values())
+    site = open_site(settings)
+    try:
+        if arguments.dry_run:
+            return _dry_run(
+                asyncio.run(_survey(site, hostmap, hosts, settings, screen)), hosts, arguments.json, screen
+            )
+        report = asyncio.run(_fence(site, hostmap, hosts, settings, screen))
+    finally:
+        site.transport.close()
+    code = exit_code(report)
+    if arguments.json:
+        results = [report.to_json(host) for host in report.hosts]
+        screen.raw(json.dumps({"simulated": report.simulated, "exit": int(code), "hosts": results}, indent=2))
+    else:
+        _print(report, screen, settings)
+    return code
+
+
+def exit_code(report: FenceReport) -> Exit:
+    """Return the exit code for a report: 0 only when every host is confirmed on every expected drive."""
+    if all(report.confirmed(host) for host in report.hosts):
+        return Exit.OK
+    outcomes = {drive.outcome(host) for drive in report.drives for host in report.hosts}
+    if Outcome.REFUSED in outcomes:
+        return Exit.REFUSED
+    if any(not outcome.confirmed for outcome in outcomes):
+        return Exit.NOT_CONFIRMED
+    return Exit.DRIVES_MISSING
+
+
+async def _fence(
+    site: Site, hostmap: HostMap, hosts: Sequence[Host], settings: Settings, screen: Screen
+) -> FenceReport:
+    board = _Board(screen, [host.name for host in hosts])
+    ticker = asyncio.create_task(board.tick()) if screen.live else None
+    try:
+        return await fence(
+            site.transport,
+            hostmap,
+            site.discover(),
+            hosts,
+            Options(settings.deadline, settings.quiesce),
+            board.heard,
+        )
+    finally:
+        if ticker is not None:
+            ticker.cancel()
+        screen.clear()
+
+
+class _Board:
+    """Progress, drive by drive, for somebody who looks at a terminal."""
+
+    def __init__(self, screen: Screen, hosts: Sequence[str]) -> None:
+        self.screen = screen
+        self.hosts = hosts
+        self.working: dict[str, str] = {}
+
+    def heard(self, drive: DriveEvidence, phase: str) -> None:
+        if not self.screen.live:
+            return
+        if phase != "done":
+            self.working[drive.serial] = phase
+            return
+        self.working.pop(drive.serial, None)
+        worst = max((drive.outcome(host) for host in self.hosts), key=lambda outcome: not outcome.confirmed)
+        text = f"  {drive.serial:<20}  {worst.value}"
+        if not worst.confirmed:
+            text += "  " + "; ".join(filter(None, (drive.reason(host) for host in self.hosts)))
+        self.screen.settled(text, _COLOURS[worst])
+
+    async def tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            shown = ", ".join(f"{serial} ({phase})" for serial, phase in list(self.working.items())[:3])
+            more = f" and {len(self.working) - 3} more" if len(self.working) > 3 else ""
+            self.screen.progress(f"fencing {', '.join(self.hosts)}: waiting for {shown}{more}")
+
+
+def _print(report: FenceReport, screen: Screen, settings: Settings) -> None:
+    for host in report.hosts:
+        confirmed = report.confirmed(host)
+        screen.table(
+            ["drive", "through", "result", "controllers", "detached from", "ms", "note"],
+            [_row(drive, host) for drive in report.drives],
+        )
+        screen.line(report.message(host), "green" if confirmed else "red")
+        if confirmed:
+            _explain_quiesce(screen, settings)
+        else:
+            _what_next(report, host, screen)
+
+
+def _row(drive: DriveEvidence, host: str) -> list[Cell | str]:
+    outcome = drive.outcome(host)
+    taken = drive.detached(host)
+    through = f"{drive.device} (controller {drive.own_controller})" if drive.device else "-"
+    return [
+        drive.serial,
+        through,
+        Cell(outcome.value, _COLOURS[outcome]),
+        ",".join(map(str, drive.targets.get(host, ()))) or "-",
+        f"{len(taken)} of {drive.namespaces} namespaces" if drive.namespaces else "-",
+        f"{drive.seconds.get('total', 0.0) * 1000:.1f}",
+        drive.reason(host),
+    ]
+
+
+def _explain_quiesce(screen: Screen, settings: Settings) -> None:
+    if settings.quiesce.seconds:
+        screen.line(
+            f"Writes under way at the cut were given {settings.quiesce.seconds:g} s to land before this line."
+        )
+    else:
+        screen.line(
+            "Quiesce is none: a write that a drive was already working on at the cut may still land.", "yellow"
+        )
+
+
+def _what_next(report: FenceReport, host: str, screen: Screen) -> None:
+    screen.line(f"{host} may still be able to write. What to do:", "bold")
+    advice = [f"{drive.serial}: {drive.advice}" for drive in report.drives if drive.reason(host) and drive.advice]
+    if report.missing:
+        advice.append("put the missing drives back, or take them out of the host map if they are gone for good")
+    for text in dict.fromkeys(advice):
+        screen.line(f"  - {text}")
+    screen.line(f"  - try again: nvmefence detach --host {shlex.quote(host)}")
+    screen.line(f"  - look: nvmefence status --host {shlex.quote(host)}")
+    screen.line(
+        f"  - or switch {host} off by its power; do not confirm the fence by hand before one of them is done"
+    )
+
+
+async def _survey(
+    site: Site, hostmap: HostMap, hosts: Sequence[Host], settings: Settings, screen: Screen
+) -> Survey:
+    screen.progress("reading the drives")
+    try:
+        return await survey(site.transport, hostmap, site.discover(), hosts, settings.deadline)
+    finally:
+        screen.clear()
+
+
+def _dry_run(result: Survey, hosts: Sequence[Host], as_json: bool, screen: Screen) -> int:
+    names = [host.name for host in hosts]
+    planned = plan(result, names)
+    refused = any(h.reason and not d.problem for d in result.drives for h in d.hosts.values())
+    code = Exit.OK
+    if not result.complete:
+        code = Exit.REFUSED if refused else Exit.UNKNOWN_STATE if result.drives else Exit.DRIVES_MISSING
+        if code is Exit.UNKNOWN_STATE and result.missing:
+            code = Exit.DRIVES_MISSING
+    simulated = result.backend == "simulated"
+    if as_json:
+        document = {
+            "dry_run": True,
+            "simulated": simulated,
+            "exit": int(code),
+            "commands": [command.to_json() for command in planned],
+            "missing": list(result.missing),
+            "drives": [drive.to_json() for drive in result.drives],
+        }
+        screen.raw(json.dumps(document, indent=2))
+        return code
+    for command in planned:
+        screen.line(command.words())
+    mark = "SIMULATED: " if simulated else ""
+    screen.line(
+        f"{mark}dry run: {len(planned)} commands would be sent to cut {', '.join(names)}; none was sent", "bold"
+    )
+    for text in result.missing:
+        screen.line(f"missing: {text}: a fence would not be confirmed", "red")
+    for drive in result.drives:
+        for text in dict.fromkeys([drive.problem, *(host.reason for host in drive.hosts.values())]):
+            if text:
+                screen.line(f"{drive.serial}: {text}: a fence would not be confirmed", "red")
+    return code

@@ -1,0 +1,75 @@
+"""A front process that can always leave, even while the kernel holds a thread of the worker.
+
+A thread inside an NVMe ioctl cannot be killed, and a process is not gone before its last thread. So the work is
+done in a child; the parent only waits for its verdict and exits with it. The child then gives its standard
+streams up and ends when the kernel lets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from nvmefence.errors import Exit
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def run(work: Callable[[], int]) -> int:
+    """Run `work` in a child process and return its result as soon as it is known.
+
+    `work` returns an exit code from 0 to 255 and prints what there is to print. A child that ends without a
+    verdict (killed, crashed) is `Exit.INTERNAL`, never success.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _work(work, writer)
+    os.close(writer)
+    for number in _PASSED_ON:
+        signal.signal(number, lambda received, _frame: _pass_on(child, received))
+    verdict = _read_verdict(reader)
+    os.close(reader)
+    if verdict:
+        return verdict[0]
+    _, state = os.waitpid(child, 0)
+    if os.WIFSIGNALED(state) and os.WTERMSIG(state) in _PASSED_ON:
+        return Exit.INTERRUPTED
+    sys.stderr.write("nvmefence: the worker process ended without a result: nothing is confirmed\n")
+    return Exit.INTERNAL
+
+
+def _read_verdict(reader: int) -> bytes:
+    while True:
+        try:
+            return os.read(reader, 1)
+        except InterruptedError:
+            continue
+
+
+def _pass_on(child: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, number)
+
+
+def _work(work: Callable[[], int], writer: int) -> None:
+    code: int = Exit.INTERNAL
+    try:
+        code = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        # Nobody reads the text; the exit code still tells the truth.
+        pass
+    finally:
+        quiet = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for stream in (0, 1, 2):
+            os.dup2(quiet, stream)
+        os.write(writer, bytes([code]))
+        os._exit(code)

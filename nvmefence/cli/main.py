@@ -1,0 +1,137 @@
+"""`nvmefence`: arguments in, one command run, an exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+from nvmefence import __version__
+from nvmefence.cli import front
+from nvmefence.cli.text import Screen
+from nvmefence.config import BACKENDS, Settings, load
+from nvmefence.errors import Exit, NvmefenceError
+
+_EXIT_CODES = """exit codes:
+  0    done; a fence: confirmed by a read-back on every expected drive
+  1    the fence is NOT confirmed: the host may still be able to write
+  2    wrong command line; nothing was done
+  3    settings, host map or fleet file missing or refused; nothing was done
+  4    the host is not in the map; nothing was done
+  5    drives are missing: those that are there were cut, nothing is confirmed
+  6    the host's controllers cannot be cut on some drive (this machine's own, or
+       two hosts' at once, or not to be found); nothing was sent there
+  7    not permitted, or the forced backend is not available; nothing was done
+  8    status: some drive could not be read
+  9    check: a fence would fail
+  70   a defect in nvmefence; a fence that ended so is not confirmed
+  130  stopped by a signal; a fence that ended so is not confirmed"""
+
+Command = Callable[[argparse.Namespace, Settings, Screen], int]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nvmefence",
+        description="Cut a host off shared NVMe drives, and prove it.",
+        epilog=_EXIT_CODES + "\n\nSettings: environment (NVMEFENCE_DEADLINE ...) before command line before "
+        "/etc/nvmefence/nvmefence.toml.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nvmefence {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("settings")
+    group.add_argument("--hosts", metavar="FILE", help="host map (default /etc/nvmefence/hosts.toml)")
+    group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
+    group.add_argument("--deadline", metavar="SECONDS", help="time for everything (default 30)")
+    group.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default auto)")
+    group.add_argument("--quiesce", metavar="METHOD", help="none or wait:SECONDS (default wait:10)")
+    group.add_argument("--simulate", metavar="FLEET", help="run on the emulated drives of this fleet file")
+    common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common], epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    detach = add("detach", "cut a host off every expected drive, and read back that it is cut")
+    detach.add_argument("--host", metavar="NAME", action="append", required=True, help="may be given several times")
+    detach.add_argument("--dry-run", action="store_true", help="print the commands that would be sent; send none")
+    status = add("status", "show which host is attached to which drive")
+    status.add_argument(
+        "--host", metavar="NAME", action="append", help="this host only; may be given several times"
+    )
+    add("check", "check that every host of the map could be fenced now; changes nothing")
+    hosts = commands.add_parser("hosts", help="show the host map, or find out what to write into it")
+    of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    of_hosts.add_parser("show", help="show the host map", parents=[common])
+    of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
+    version = commands.add_parser("version", help="show versions and what this machine offers")
+    version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser
+
+
+def _command(arguments: argparse.Namespace) -> Command:
+    """Import the one module that the command needs."""
+    name = arguments.command
+    if name == "detach":
+        from nvmefence.cli.detach import detach as run
+    elif name == "status":
+        from nvmefence.cli.status import status as run
+    elif name == "check":
+        from nvmefence.cli.check import check as run
+    elif name == "hosts":
+        from nvmefence.cli.hosts import discover, show
+
+        run = discover if arguments.subcommand == "discover" else show
+    else:
+        from nvmefence.cli.version import version as run
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; argparse ends the process itself for --help and bad usage."""
+    arguments = _parser().parse_args(argv)
+    screen = Screen()
+    try:
+        if arguments.command == "version":
+            return _command(arguments)(arguments, Settings(), screen)
+        settings = load(vars(arguments), warn=lambda text: screen.error(f"note: {text}"))
+        command = _command(arguments)
+        if settings.simulate:
+            return _guarded(command, arguments, settings, screen)
+        return front.run(lambda: _guarded(command, arguments, settings, screen))
+    except NvmefenceError as error:
+        return _report(error, arguments, screen)
+
+
+def _guarded(command: Command, arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
+    try:
+        return command(arguments, settings, screen)
+    except NvmefenceError as error:
+        return _report(error, arguments, screen)
+    except KeyboardInterrupt:
+        screen.error("interrupted: nothing is confirmed", "run the command again")
+        return Exit.INTERRUPTED
+
+
+def _report(error: NvmefenceError, arguments: argparse.Namespace, screen: Screen) -> int:
+    if arguments.json:
+        problem = {"error": error.what, "advice": error.advice, "exit": int(error.exit_code)}
+        screen.clear()
+        screen.raw(json.dumps(problem))
+    else:
+        screen.error(error.what, error.advice)
+    return error.exit_code
+
+
+def console() -> None:
+    """Entry point of the `nvmefence` script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,124 @@
+"""Text for people: tables, colour on a terminal, and the one live line of a fence."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, TextIO
+
+_COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+
+
+def plain(text: object) -> str:
+    """Return text that cannot steer a terminal: control characters are shown as \\xNN or \\uNNNN."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+class Cell:
+    """A piece of text with a colour that is used on a terminal only."""
+
+    __slots__ = ("colour", "text")
+
+    def __init__(self, text: object, colour: str = "") -> None:
+        self.text = plain(text)
+        self.colour = colour
+
+
+class Screen:
+    """Where results go: standard output for results, standard error for progress and errors."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.out = out or sys.stdout
+        self.err = err or sys.stderr
+        self.colour = _wants_colour(self.out)
+        self.live = self.err.isatty() and os.environ.get("TERM") != "dumb"
+        self._live_text = ""
+        self._started = time.monotonic()
+
+    def paint(self, text: str, colour: str) -> str:
+        """Return `text` in a colour where the output shows colours."""
+        code = _COLOURS.get(colour)
+        return f"\x1b[{code}m{text}\x1b[0m" if code and self.colour else text
+
+    def line(self, text: object = "", colour: str = "") -> None:
+        """Print one line of a result; line breaks inside `text` are shown, not obeyed."""
+        self.out.write(self.paint(plain(text), colour) + "\n")
+
+    def raw(self, text: str) -> None:
+        """Print text that is our own, as it is."""
+        self.out.write(text if text.endswith("\n") else text + "\n")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> None:
+        """Print an aligned table; with rich installed and a terminal, a framed one."""
+        cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+        if self.colour and self._rich_table(header, cells):
+            return
+        widths = [
+            max(len(title), *(len(row[n].text) for row in cells)) if cells else len(title)
+            for n, title in enumerate(header)
+        ]
+        self.raw("  ".join(title.ljust(width) for title, width in zip(header, widths, strict=True)).rstrip())
+        for row in cells:
+            padded = [
+                self.paint(cell.text, cell.colour) + " " * (width - len(cell.text))
+                for cell, width in zip(row, widths, strict=True)
+            ]
+            self.raw("  ".join(padded).rstrip())
+
+    def _rich_table(self, header: Sequence[str], cells: Sequence[Sequence[Cell]]) -> bool:
+        try:
+            from rich.box import SIMPLE_HEAD
+            from rich.console import Console
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            return False
+        table = Table(*header, box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+        for row in cells:
+            table.add_row(*(Text(cell.text, style=cell.colour) for cell in row))
+        console = Console(file=self.out)
+        if console.measure(table).minimum > console.width:
+            return False
+        console.print(table)
+        return True
+
+    def progress(self, text: str) -> None:
+        """Show what is going on in one line that the next one replaces; nothing where there is no terminal."""
+        if not self.live:
+            return
+        shown = f"{time.monotonic() - self._started:5.1f} s  {plain(text)}"
+        self.err.write("\r\x1b[2K" + shown)
+        self.err.flush()
+        self._live_text = shown
+
+    def settled(self, text: str, colour: str = "") -> None:
+        """Print a line of progress that stays; nothing where there is no terminal."""
+        if not self.live:
+            return
+        again = self._live_text
+        self.clear()
+        code = _COLOURS.get(colour)
+        self.err.write((f"\x1b[{code}m{plain(text)}\x1b[0m" if code else plain(text)) + "\n" + again)
+        self.err.flush()
+        self._live_text = again
+
+    def clear(self) -> None:
+        """Remove the live line."""
+        if self._live_text:
+            self.err.write("\r\x1b[2K")
+            self.err.flush()
+            self._live_text = ""
+
+    def error(self, what: str, advice: str = "") -> None:
+        """Print an error and what to do about it."""
+        self.clear()
+        self.err.write(f"nvmefence: {plain(what)}\n")
+        if advice:
+            self.err.write(f"  what to do: {plain(advice)}\n")
+
+
+def _wants_colour(stream: TextIO) -> bool:
+    """Colour on a terminal, unless NO_COLOR is set or the terminal is dumb (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

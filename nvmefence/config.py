@@ -1,0 +1,135 @@
+"""Settings and where they come from: environment before command line before settings file before defaults.
+
+That order is the one of the fence agents' founding document, so that one environment file rules a machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from nvmefence.errors import ConfigError, nearest
+from nvmefence.fencing import quiesce
+from nvmefence.tomlfile import read_toml
+
+SETTINGS_FILE: Final = "/etc/nvmefence/nvmefence.toml"
+HOSTS_FILE: Final = "/etc/nvmefence/hosts.toml"
+BACKENDS: Final = ("auto", "io_uring", "ioctl")
+MAX_DEADLINE: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. Each field is a key of the settings file, `--KEY`, and NVMEFENCE_KEY."""
+
+    hosts: str = HOSTS_FILE
+    """Path of the host map."""
+    deadline: float = 30.0
+    """Seconds after which a fence that is not confirmed has failed."""
+    backend: str = "auto"
+    """How commands reach the kernel: "auto" tries io_uring, then ioctl."""
+    quiesce: quiesce.Quiesce = quiesce.DEFAULT
+    """What is done about writes under way at the cut: "wait:SECONDS" or "none"."""
+    simulate: str = ""
+    """Path of a fleet file: everything runs on emulated drives, and every result says so. Empty: real drives."""
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"must be a number of seconds, is {value!r}")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"must be a number of seconds, is {value!r}") from None
+    if not math.isfinite(number) or not 0 < number <= MAX_DEADLINE:
+        raise ValueError(f"must be more than 0 and at most {MAX_DEADLINE:g} seconds, is {value!r}")
+    return number
+
+
+def _backend(value: Any) -> str:
+    if value not in BACKENDS:
+        raise ValueError(f"must be one of {', '.join(BACKENDS)}, is {value!r}")
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"must be a path, is {value!r}")
+    return value
+
+
+def _quiesce(value: Any) -> quiesce.Quiesce:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, is {value!r}")
+    return quiesce.parse(value)
+
+
+_PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "hosts": _text,
+    "deadline": _number,
+    "backend": _backend,
+    "quiesce": _quiesce,
+    "simulate": _text,
+}
+KEYS: Final = tuple(field.name for field in fields(Settings))
+
+
+def variable(key: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"NVMEFENCE_{key.upper()}"
+
+
+def load(
+    options: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    warn: Callable[[str], None] = lambda _text: None,
+) -> Settings:
+    """Return the settings in force. `options` holds what the command line gave (None: not given).
+
+    The file is NVMEFENCE_CONFIG, else `options["config"]`, else the default, which may be missing. `warn` hears
+    of a command-line option that the environment overrides. Raises ConfigError naming the source and the key.
+    """
+    values: dict[str, Any] = {}
+    for key, raw in _from_file(options, environment).items():
+        values[key] = raw
+    for key in KEYS:
+        given, name = options.get(key), variable(key)
+        if given is not None:
+            values[key] = _parse(f"--{key}", key, given)
+        if name in environment:
+            values[key] = _parse(name, key, environment[name])
+            if given is not None and values[key] != _parse(f"--{key}", key, given):
+                warn(f"{name}={environment[name]} in the environment takes precedence over --{key} {given}")
+    settings = Settings(**values)
+    if settings.quiesce.seconds >= settings.deadline:
+        raise ConfigError(
+            f"quiesce {settings.quiesce.name} leaves nothing of the deadline of {settings.deadline:g} s",
+            "give a longer --deadline or a shorter --quiesce",
+        )
+    return settings
+
+
+def _from_file(options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    named = environment.get("NVMEFENCE_CONFIG") or options.get("config")
+    path = named or SETTINGS_FILE
+    if not named and not os.path.exists(path):
+        return {}
+    document = read_toml(path, "settings file", "name another with --config")
+    values = {}
+    for key, raw in document.items():
+        if key not in KEYS:
+            raise ConfigError(
+                f"{path}: {key}: unknown setting{nearest(key, list(KEYS))}", f"known are {', '.join(KEYS)}"
+            )
+        values[key] = _parse(f"{path}: {key}", key, raw)
+    return values
+
+
+def _parse(source: str, key: str, raw: Any) -> Any:
+    try:
+        return _PARSERS[key](raw)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None

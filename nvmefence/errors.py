@@ -1,0 +1,70 @@
+"""Errors that a person must act on, and the exit codes that every command of nvmefence shares."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+
+
+class Exit(enum.IntEnum):
+    """Exit codes; each means one thing."""
+
+    OK = 0
+    """Done, and where a fence was asked: confirmed by a read-back on every expected drive."""
+    NOT_CONFIRMED = 1
+    """A fence was tried and is not confirmed: the host may still be able to write."""
+    USAGE = 2
+    """The command line is wrong. Nothing was done."""
+    BAD_CONFIG = 3
+    """The settings, the host map or the fleet file is missing or refused. Nothing was done."""
+    UNKNOWN_HOST = 4
+    """The host is not in the map. Nothing was done."""
+    DRIVES_MISSING = 5
+    """No drives, or not the expected ones; those that are there were cut, yet nothing is confirmed."""
+    REFUSED = 6
+    """The host's controllers resolve to something that must not be cut, such as this machine's own."""
+    NO_ACCESS = 7
+    """Not permitted, or the forced backend is not available. Nothing was done."""
+    UNKNOWN_STATE = 8
+    """`status`: some drive could not be read, so its part of the answer is not known."""
+    CHECK_FAILED = 9
+    """`check`: a fence would fail, or something needs attention first."""
+    INTERNAL = 70
+    """A defect in nvmefence. A fence that ended so is not confirmed."""
+    INTERRUPTED = 130
+    """Stopped by a signal before the end. A fence that ended so is not confirmed."""
+
+
+class NvmefenceError(Exception):
+    """Something is wrong and a person can mend it: `what` was wrong, `advice` says what to do."""
+
+    exit_code = Exit.INTERNAL
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what if not advice else f"{what}; {advice}")
+        self.what = what
+        self.advice = advice
+
+
+class ConfigError(NvmefenceError):
+    """Settings, host map or fleet file refused."""
+
+    exit_code = Exit.BAD_CONFIG
+
+
+class UnknownHostError(NvmefenceError):
+    """The host is not in the map."""
+
+    exit_code = Exit.UNKNOWN_HOST
+
+
+class AccessError(NvmefenceError):
+    """Not permitted, or a part of the system that was asked for is not available."""
+
+    exit_code = Exit.NO_ACCESS
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return " (did you mean 'x'?)" for a close match of `word`, else an empty string."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

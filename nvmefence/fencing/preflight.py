@@ -1,0 +1,225 @@
+"""What would happen if a host had to be fenced now: every drive asked, nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nvmefence.fencing.session import DriveProblem, DriveSession
+from nvmefence.inventory.drives import Drive
+from nvmefence.inventory.hostmap import HostMap
+from nvmefence.inventory.selectors import DriveView, Refusal
+from nvmefence.nvme import controller as nvme
+from nvmefence.nvme.controller import AnswerError
+from nvmefence.nvme.structures import Effects, IdentifyController, PrimaryCapabilities, SecondaryController
+from nvmefence.nvme.transport import Transport
+
+
+class Level(enum.Enum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Worth knowing; a fence works."""
+    FAIL = "fail"
+    """A fence would fail, or might cut the wrong thing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked."""
+
+    level: Level
+    subject: str
+    """A drive's serial number, or what else was checked."""
+    text: str
+    advice: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Return plain data."""
+        return {"level": self.level.value, "subject": self.subject, "text": self.text, "advice": self.advice}
+
+
+@dataclass(slots=True)
+class DriveFacts:
+    """What one drive says about itself. None: it did not answer that question."""
+
+    drive: Drive
+    device: str = ""
+    own_controller: int | None = None
+    identity: IdentifyController | None = None
+    namespaces: list[int] = field(default_factory=list)
+    controllers: list[int] | None = None
+    secondaries: list[SecondaryController] | None = None
+    primary: PrimaryCapabilities | None = None
+    effects: Effects | None = None
+    problem: str = ""
+    advice: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "serial": self.drive.serial,
+            "nqn": self.drive.nqn,
+            "model": self.drive.model,
+            "firmware": self.drive.firmware,
+            "device": self.device,
+            "own_controller": self.own_controller,
+            "namespaces": self.namespaces,
+            "controllers": self.controllers,
+            "secondaries": None
+            if self.secondaries is None
+            else [
+                {"cntlid": s.cntlid, "vf": s.vf, "online": s.online, "queues": s.queues, "interrupts": s.interrupts}
+                for s in self.secondaries
+            ],
+            "problem": self.problem,
+            "advice": self.advice,
+        }
+
+
+async def inspect(
+    transport: Transport, drives: Sequence[Drive], hostmap: HostMap, deadline: float
+) -> list[DriveFacts]:
+    """Ask every drive for all that a map or a check needs; sends Identify and Get Log Page only."""
+    until = asyncio.get_running_loop().time() + deadline
+    return list(await asyncio.gather(*(_inspect(DriveSession(transport, d, hostmap, until)) for d in drives)))
+
+
+async def _inspect(session: DriveSession) -> DriveFacts:
+    facts = DriveFacts(session.drive)
+    try:
+        await session.open()
+        if session.local is not None:
+            facts.device, facts.own_controller = session.local.path, session.local.cntlid
+        facts.identity = await session.look()
+        answers = await session.controller.read(
+            [
+                nvme.ALLOCATED_NAMESPACES,
+                nvme.SUBSYSTEM_CONTROLLERS,
+                nvme.SECONDARY_CONTROLLERS,
+                nvme.PRIMARY_CAPABILITIES,
+                nvme.EFFECTS_LOG,
+            ]
+        )
+    except DriveProblem as problem:
+        facts.problem, facts.advice = problem.reason, problem.advice
+        return facts
+    finally:
+        session.close()
+    namespaces, controllers, secondaries, primary, effects = (
+        None if isinstance(answer, AnswerError) else answer for answer in answers
+    )
+    facts.namespaces = namespaces or []
+    facts.controllers = controllers
+    facts.secondaries = secondaries or None
+    facts.primary = primary[0] if primary else None
+    facts.effects = effects[0] if effects else None
+    return facts
+
+
+async def check(
+    transport: Transport,
+    hostmap: HostMap,
+    found: Sequence[Drive],
+    deadline: float,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> tuple[list[Finding], list[DriveFacts]]:
+    """Check that every host of the map could be fenced on every expected drive; changes nothing."""
+    selection = hostmap.select(found)
+    findings = [
+        Finding(
+            Level.FAIL, "drives", f"missing: {text}", "look at the drive's slot, power and link, or correct the map"
+        )
+        for text in selection.missing
+    ]
+    if not selection.drives:
+        findings.append(Finding(Level.FAIL, "drives", "no expected drive is there", "is this the right machine?"))
+    elif not selection.missing:
+        findings.append(Finding(Level.OK, "drives", f"all {len(selection.drives)} expected drives are there"))
+    progress(f"asking {len(selection.drives)} drives")
+    every = await inspect(transport, selection.drives, hostmap, deadline)
+    for facts in every:
+        findings += _drive_findings(facts, hostmap, transport.backend)
+    return findings, every
+
+
+def _drive_findings(facts: DriveFacts, hostmap: HostMap, backend: str) -> list[Finding]:
+    serial = facts.drive.serial
+    if facts.problem or facts.identity is None:
+        return [Finding(Level.FAIL, serial, facts.problem or "no answer", facts.advice)]
+    findings = []
+    if not facts.identity.namespace_management:
+        findings.append(
+            Finding(
+                Level.FAIL,
+                serial,
+                "our controller does not support Namespace Attachment (OACS bit 3 clear)",
+                "this drive cannot be fenced through this controller",
+            )
+        )
+    findings += _resolution(facts, hostmap)
+    findings += _effects(facts, serial, backend)
+    findings.append(_quiesce(facts, serial))
+    if not any(finding.level is Level.FAIL for finding in findings):
+        text = (
+            f"answers through {facts.device}, controller {facts.own_controller}, {len(facts.namespaces)} namespaces"
+        )
+        findings.insert(0, Finding(Level.OK, serial, text))
+    return findings
+
+
+def _resolution(facts: DriveFacts, hostmap: HostMap) -> list[Finding]:
+    view = DriveView(facts.drive, facts.controllers, facts.secondaries)
+    findings = []
+    for host in hostmap.hosts.values():
+        try:
+            hostmap.resolve(host, view)
+        except Refusal as refusal:
+            findings.append(
+                Finding(Level.FAIL, facts.drive.serial, f"{host.name}: {refusal.reason}", refusal.advice)
+            )
+    return findings
+
+
+def _effects(facts: DriveFacts, serial: str, backend: str) -> list[Finding]:
+    if facts.effects is None:
+        return [Finding(Level.NOTE, serial, "has no Commands Supported and Effects log; Linux assumes defaults")]
+    findings = []
+    if not facts.effects.supported:
+        findings.append(
+            Finding(
+                Level.NOTE, serial, "the effects log does not list Namespace Attachment", "try a dry run of a fence"
+            )
+        )
+    if backend == "ioctl" and facts.effects.namespace_inventory_change:
+        findings.append(
+            Finding(
+                Level.NOTE,
+                serial,
+                "every detach through ioctl waits for a rescan of our controller's namespaces",
+                "a kernel with io_uring passthrough (Linux 6.0) avoids it",
+            )
+        )
+    if backend == "ioctl" and facts.effects.exclusive:
+        findings.append(
+            Finding(
+                Level.NOTE, serial, "Linux freezes our controller's I/O around every detach through ioctl (CSE)"
+            )
+        )
+    return findings
+
+
+def _quiesce(facts: DriveFacts, serial: str) -> Finding:
+    if facts.primary is not None and facts.secondaries:
+        online = sum(entry.online for entry in facts.secondaries)
+        return Finding(
+            Level.NOTE,
+            serial,
+            f"quiesce: none, wait; our controller is the primary of {len(facts.secondaries)} secondary controllers "
+            f"({online} online)",
+        )
+    return Finding(Level.NOTE, serial, "quiesce: none, wait; our controller is not a primary controller")

@@ -1,0 +1,197 @@
+"""One drive, opened, identified and read: what survey, fence and check have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterable
+from typing import Final
+
+from nvmefence.inventory.drives import Drive, LocalController
+from nvmefence.inventory.hostmap import Host, HostMap
+from nvmefence.inventory.selectors import DriveView, Refusal
+from nvmefence.nvme import controller as nvme
+from nvmefence.nvme import status
+from nvmefence.nvme.controller import AnswerError, Controller
+from nvmefence.nvme.structures import IdentifyController
+from nvmefence.nvme.transport import Transport
+
+OPEN_PAUSE: Final = 0.05
+"""Seconds between tries to open a controller that is not live."""
+
+
+class DriveProblem(Exception):
+    """The drive cannot be worked with."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.advice = advice
+
+    @classmethod
+    def from_answer(cls, error: AnswerError) -> DriveProblem:
+        """Build from a command that got no usable answer."""
+        return cls(str(error), error.advice)
+
+
+class Attached:
+    """The result of one read of all attachments of a drive."""
+
+    __slots__ = ("by_nsid", "faults", "nsids")
+
+    def __init__(self, nsids: list[int]) -> None:
+        self.nsids = nsids
+        self.by_nsid: dict[int, list[int]] = {}
+        self.faults: dict[int, AnswerError] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every allocated namespace was read."""
+        return not self.faults
+
+    def of(self, controllers: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        """Return, by NSID, which of `controllers` are attached; namespaces without any are left out."""
+        wanted = frozenset(controllers)
+        return {
+            nsid: tuple(cntlid for cntlid in ids if cntlid in wanted)
+            for nsid, ids in self.by_nsid.items()
+            if not wanted.isdisjoint(ids)
+        }
+
+
+class DriveSession:
+    """An open drive. Use `open`, then `look`, then `read_attached` as often as needed, then `close`."""
+
+    def __init__(self, transport: Transport, drive: Drive, hostmap: HostMap, until: float) -> None:
+        self._transport = transport
+        self._hostmap = hostmap
+        self.drive = drive
+        self.until = until
+        self.local: LocalController | None = None
+        self._controller: Controller | None = None
+        self._nsids: list[int] = []
+        self.view: DriveView | None = None
+
+    @property
+    def controller(self) -> Controller:
+        """The open controller."""
+        if self._controller is None:
+            raise DriveProblem("the drive is not open")
+        return self._controller
+
+    def close(self) -> None:
+        """Release the device; never blocks."""
+        if self._controller is not None:
+            self._controller.close()
+            self._controller = None
+
+    async def open(self) -> None:
+        """Open the best of our own controllers; one that is not live is tried until the deadline.
+
+        Raises DriveProblem.
+        """
+        own = self._hostmap.own_controllers(self.drive)
+        if not own:
+            raise DriveProblem(
+                "none of this machine's controllers on the drive is its own by the map", "check own under [drives]"
+            )
+        loop = asyncio.get_running_loop()
+        while True:
+            errors = []
+            for local in own:
+                try:
+                    self._controller = Controller(self._transport, local.path, self.until)
+                except OSError as error:
+                    errors.append((local, error))
+                else:
+                    self.local = local
+                    return
+            if all(error.errno not in (errno.EAGAIN, errno.EBUSY, errno.EINTR) for _, error in errors):
+                break
+            if loop.time() + OPEN_PAUSE >= self.until:
+                break
+            await asyncio.sleep(OPEN_PAUSE)
+        local, first = errors[0]
+        number = -(first.errno or errno.EIO)
+        what = "the controller is not live" if first.errno == errno.EAGAIN else status.describe(number)
+        raise DriveProblem(f"cannot open {local.path}: {what}", status.advice(number))
+
+    async def look(self) -> IdentifyController:
+        """Check that the open controller is what sysfs said, and read what hosts resolve against.
+
+        Raises DriveProblem: no answer, or an identity that changed (device numbers move).
+        """
+        if self.local is None:
+            raise DriveProblem("the drive is not open")
+        queries = [nvme.IDENTIFY_CONTROLLER, nvme.ALLOCATED_NAMESPACES]
+        wanted = (
+            (self._hostmap.needs_controllers(), nvme.SUBSYSTEM_CONTROLLERS),
+            (self._hostmap.needs_secondaries(), nvme.SECONDARY_CONTROLLERS),
+        )
+        queries += [query for needed, query in wanted if needed]
+        identity, nsids, *rest = await self.controller.read(queries)
+        if isinstance(identity, AnswerError):
+            raise DriveProblem.from_answer(identity)
+        self._check_identity(identity[0], self.local)
+        if isinstance(nsids, AnswerError):
+            raise DriveProblem.from_answer(nsids)
+        self._nsids = nsids
+        lists = iter(rest)
+        read = [next(lists) if needed else None for needed, _ in wanted]
+        subsystem, secondaries = (None if isinstance(entry, AnswerError) else entry for entry in read)
+        self.view = DriveView(self.drive, subsystem, secondaries)
+        found: IdentifyController = identity[0]
+        return found
+
+    def _check_identity(self, identity: IdentifyController, local: LocalController) -> None:
+        seen = (identity.serial, identity.cntlid)
+        expected = (self.drive.serial, local.cntlid)
+        if seen != expected or (identity.nqn and identity.nqn != self.drive.nqn):
+            raise DriveProblem(
+                f"{local.path} is another drive than a moment ago: serial {identity.serial} controller "
+                f"{identity.cntlid}, expected {self.drive.serial} controller {local.cntlid}",
+                "run the command again",
+            )
+
+    def resolve(self, host: Host) -> frozenset[int]:
+        """Return the controllers of `host` on this drive. Raises Refusal."""
+        if self.view is None:
+            raise Refusal("the drive was not read")
+        return self._hostmap.resolve(host, self.view)
+
+    async def read_attached(self, *, fresh: bool = True) -> Attached:
+        """Read which controllers every allocated namespace is attached to (CNS 10h, then CNS 12h for each).
+
+        With `fresh` false the namespace list of the `look` just before is used. The list and the namespaces
+        known from before are read side by side, new namespaces after that. Raises DriveProblem when the
+        list itself cannot be read; a namespace that cannot be read is in `Attached.faults`.
+        """
+        known = self._nsids
+        queries = [nvme.attached_controllers(nsid) for nsid in known]
+        if not fresh:
+            result = Attached(known)
+            self._take(result, known, await self.controller.read(queries))
+            return result
+        listed, *answers = await self.controller.read([nvme.ALLOCATED_NAMESPACES, *queries])
+        if isinstance(listed, AnswerError):
+            raise DriveProblem.from_answer(listed)
+        result = Attached(listed)
+        self._take(result, known, answers)
+        allocated = set(listed)
+        for nsid in [*result.by_nsid, *result.faults]:
+            if nsid not in allocated:  # deleted since
+                result.by_nsid.pop(nsid, None)
+                result.faults.pop(nsid, None)
+        new = [nsid for nsid in listed if nsid not in result.by_nsid and nsid not in result.faults]
+        if new:
+            self._take(result, new, await self.controller.read([nvme.attached_controllers(n) for n in new]))
+        self._nsids = listed
+        return result
+
+    @staticmethod
+    def _take(result: Attached, nsids: list[int], answers: list[list[int] | AnswerError]) -> None:
+        for nsid, answer in zip(nsids, answers, strict=True):
+            if isinstance(answer, AnswerError):
+                result.faults[nsid] = answer
+            else:
+                result.by_nsid[nsid] = answer

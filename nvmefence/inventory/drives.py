@@ -1,0 +1,97 @@
+"""The NVMe drives that this machine reaches, grouped by subsystem, with this machine's controllers on each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from nvmefence.nvme.structures import printable
+
+_CONTROLLER_NAME: Final = re.compile(r"nvme\d+\Z")
+_NO_CNTLID: Final = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class LocalController:
+    """A controller that this machine's kernel drives (`struct nvme_ctrl`, attributes in /sys/class/nvme)."""
+
+    name: str
+    """Kernel name such as "nvme3"; changes from boot to boot."""
+    path: str
+    """Character device, such as "/dev/nvme3"."""
+    cntlid: int
+    address: str
+    """PCI address, or a fabrics address; empty when unknown."""
+    state: str
+    """"live", "resetting", "connecting", "dead" and so on; "live" is no proof that it answers."""
+    virtual_function: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """An NVM subsystem as this machine sees it."""
+
+    nqn: str
+    serial: str
+    model: str
+    firmware: str
+    controllers: tuple[LocalController, ...]
+    """This machine's views of it, ordered by controller id."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Identity: subsystem NQN and serial number."""
+        return self.nqn, self.serial
+
+
+def group(found: Iterable[tuple[str, str, str, str, LocalController]]) -> list[Drive]:
+    """Group (nqn, serial, model, firmware, controller) by subsystem, ordered by serial number."""
+    drives: dict[tuple[str, str], Drive] = {}
+    for nqn, serial, model, firmware, controller in found:
+        known = drives.get((nqn, serial))
+        controllers = (*known.controllers, controller) if known else (controller,)
+        ordered = tuple(sorted(controllers, key=lambda c: c.cntlid))
+        drives[nqn, serial] = Drive(nqn, serial, model, firmware, ordered)
+    return sorted(drives.values(), key=lambda drive: (drive.serial, drive.nqn))
+
+
+def discover() -> list[Drive]:
+    """Find all drives through pyudev's enumeration of sysfs, anew at each call; works without udevd.
+
+    A controller that has not yet told its id (not live since it was added) is left out: nothing can be sent
+    through it, and the expected drives are counted elsewhere.
+    """
+    import pyudev
+
+    found = []
+    for device in pyudev.Context().list_devices(subsystem="nvme"):
+        if not _CONTROLLER_NAME.match(device.sys_name):
+            continue
+        attributes = {
+            name: printable((device.attributes.get(name) or b"").strip(b" \0\n"))
+            for name in ("cntlid", "subsysnqn", "serial", "model", "firmware_rev", "address", "state")
+        }
+        cntlid = int(attributes["cntlid"]) if attributes["cntlid"].isdigit() else _NO_CNTLID
+        if cntlid == _NO_CNTLID:
+            continue
+        controller = LocalController(
+            name=device.sys_name,
+            path=device.device_node or f"/dev/{device.sys_name}",
+            cntlid=cntlid,
+            address=attributes["address"],
+            state=attributes["state"],
+            virtual_function=os.path.exists(f"{device.sys_path}/device/physfn"),
+        )
+        found.append(
+            (
+                attributes["subsysnqn"],
+                attributes["serial"],
+                attributes["model"],
+                attributes["firmware_rev"],
+                controller,
+            )
+        )
+    return group(found)

@@ -1,0 +1,162 @@
+"""One open controller, read through whole lists instead of pages, with retries and reasons."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nvmefence.nvme import commands, status, structures
+from nvmefence.nvme.structures import MalformedData
+from nvmefence.nvme.transport import Command, Completion, Transport
+
+RETRY_PAUSE: Final = 0.02
+"""Seconds before a failed read is tried again where the drive names no delay (CRD 0)."""
+MAX_TRIES: Final = 4
+
+_GONE: Final = frozenset({-errno.ENODEV, -errno.ENXIO, -errno.EBADF})
+
+
+class AnswerError(Exception):
+    """A command got no usable answer."""
+
+    def __init__(self, what: str, reason: str, *, code: int = 0, advice: str = "") -> None:
+        super().__init__(f"{what}: {reason}")
+        self.what = what
+        self.reason = reason
+        self.status = code
+        """The completion's status; 0 when the data was malformed."""
+        self.advice = advice
+
+    @classmethod
+    def from_status(cls, what: str, code: int) -> AnswerError:
+        """Build from a completion's status that is not success."""
+        return cls(what, status.describe(code), code=code, advice=status.advice(code))
+
+    @property
+    def gone(self) -> bool:
+        """Whether the kernel says that the device no longer exists."""
+        return self.status in _GONE
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A read that may need several pages: how to ask, how to parse, where the next page starts."""
+
+    what: str
+    command: Callable[[int], Command]
+    """From the start of a page."""
+    parse: Callable[[bytes, int], Sequence[Any]]
+    """From the data and the start of its page. Raises MalformedData."""
+    full: int = 0
+    """Entries of a full page; 0: there is only one page."""
+    next_start: Callable[[Any], int] = lambda last: int(last) + 1
+    """From the last entry of a full page."""
+
+
+def _identify(data: bytes, _start: int) -> Sequence[structures.IdentifyController]:
+    return (structures.identify_controller(data),)
+
+
+IDENTIFY_CONTROLLER: Final = Query("Identify Controller", lambda _: commands.identify_controller(), _identify)
+ALLOCATED_NAMESPACES: Final = Query(
+    "Identify Allocated Namespace list (CNS 10h)",
+    commands.allocated_namespaces,
+    structures.namespace_list,
+    structures.NAMESPACES_PER_LIST,
+    int,
+)
+SUBSYSTEM_CONTROLLERS: Final = Query(
+    "Identify Controller list (CNS 13h)",
+    commands.subsystem_controllers,
+    structures.controller_list,
+    commands.CONTROLLERS_PER_LIST,
+)
+SECONDARY_CONTROLLERS: Final = Query(
+    "Identify Secondary Controller list (CNS 15h)",
+    commands.secondary_controllers,
+    structures.secondary_controller_list,
+    structures.SECONDARIES_PER_LIST,
+    lambda last: int(last.cntlid) + 1,
+)
+PRIMARY_CAPABILITIES: Final = Query(
+    "Identify Primary Controller Capabilities (CNS 14h)",
+    lambda _: commands.primary_capabilities(),
+    lambda data, _: (structures.primary_capabilities(data),),
+)
+EFFECTS_LOG: Final = Query(
+    "Commands Supported and Effects log",
+    lambda _: commands.effects_log(),
+    lambda data, _: (structures.admin_effects(data),),
+)
+
+
+def attached_controllers(nsid: int) -> Query:
+    """CNS 12h for one namespace."""
+    return Query(
+        f"Identify controllers attached to namespace {nsid} (CNS 12h)",
+        lambda first: commands.attached_controllers(nsid, first),
+        structures.controller_list,
+        commands.CONTROLLERS_PER_LIST,
+    )
+
+
+class Controller:
+    """Commands to one open controller under one deadline."""
+
+    def __init__(self, transport: Transport, path: str, until: float | None) -> None:
+        """Open `path`; raises OSError as `Transport.open`. `until`: loop time after which nothing is awaited."""
+        self._transport = transport
+        self._device = transport.open(path)
+        self.path = path
+        self.until = until
+
+    def close(self) -> None:
+        """Release the device; what is in flight is abandoned."""
+        self._transport.release(self._device)
+
+    async def run(self, batch: Sequence[Command]) -> list[Completion]:
+        """Submit independent commands together, see `Transport.run`."""
+        return await self._transport.run(self._device, batch, self.until)
+
+    async def read(self, queries: Sequence[Query]) -> list[list[Any] | AnswerError]:
+        """Read all queries side by side, each to its last page; one entry per query, in order.
+
+        A query that fails for good, or whose data breaks the specification, yields an `AnswerError` in its
+        place. Failures that may pass (DNR clear) are tried again up to `MAX_TRIES` times.
+        """
+        results: list[list[Any] | AnswerError] = [[] for _ in queries]
+        pending = dict.fromkeys(range(len(queries)), 0)
+        tries = dict.fromkeys(pending, 1)
+        while pending:
+            order = list(pending)
+            answers = await self.run([queries[n].command(pending[n]) for n in order])
+            pause = 0.0
+            for n, answer in zip(order, answers, strict=True):
+                if answer.status and status.may_retry(answer.status) and tries[n] < MAX_TRIES:
+                    tries[n] += 1
+                    pause = max(pause, RETRY_PAUSE * tries[n])
+                    continue
+                start = pending.pop(n)
+                page = _parse(queries[n], answer, start)
+                collected = results[n]
+                if isinstance(page, AnswerError) or isinstance(collected, AnswerError):
+                    results[n] = page if isinstance(page, AnswerError) else collected
+                    continue
+                collected.extend(page)
+                if queries[n].full and len(page) >= queries[n].full:
+                    pending[n] = queries[n].next_start(page[-1])
+            if pause:
+                await asyncio.sleep(pause)
+        return results
+
+
+def _parse(query: Query, answer: Completion, start: int) -> Sequence[Any] | AnswerError:
+    if answer.status:
+        return AnswerError.from_status(query.what, answer.status)
+    try:
+        return query.parse(answer.data, start)
+    except MalformedData as error:
+        return AnswerError(query.what, f"malformed answer ({error})", advice="the drive's firmware is faulty")

@@ -1,0 +1,3 @@
+"""Settings for all tests: the laboratory's plugin, which runs `tests/lab/guest` inside a guest."""
+
+pytest_plugins = ["tests.lab.plugin"]
