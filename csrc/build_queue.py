@@ -48,7 +48,7 @@ ffibuilder.set_source(
     "nvmefence.nvme._queue",
     '#include "nvmefence_queue.h"',
     sources=[_relative(name) for name in SOURCES],
-    depends=[_relative(name) for name in HEADERS],
+    depends=[_relative(name) for name in (*HEADERS, "build_queue.py")],
     include_dirs=[_relative(".")],
     extra_compile_args=_compile_arguments(),
     extra_link_args=_link_arguments(),

@@ -64,7 +64,7 @@ struct nvmefence_command {
 struct nvmefence_completion {
 	uint64_t batch;		/* as given to nvmefence_submit */
 	uint32_t index;		/* position in that batch */
-	int32_t status;		/* 0, positive NVMe status, or -errno */
+	int32_t status;		/* 0 (see uring.c for its worth), positive NVMe status, or -errno */
 	uint32_t result;	/* dword 0 of the completion queue entry */
 	uint32_t length;	/* bytes of data returned; 0 unless status is 0 */
 	uint64_t started_ns;	/* CLOCK_MONOTONIC, when it was handed to the kernel (or dropped) */

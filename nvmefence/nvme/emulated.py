@@ -62,8 +62,8 @@ class Fault:
 
 
 FaultHook = Callable[[str, Command], Fault | None]
-"""Called with the path and each command before it is processed; None lets the command pass. It may change the
-subsystem meanwhile: attach a namespace, create one."""
+"""Called with the path and each command when it is sent; None lets the command pass. It may change the subsystem
+meanwhile: attach a namespace, create one. Without latency the commands before it have been processed by then."""
 
 
 def delay(seconds: float) -> Fault:
@@ -290,34 +290,34 @@ class EmulatedTransport:
     def _submit(self, target: _Device, entries: list[bytes], batch: _Batch) -> None:
         """Process what takes no time, set a timer for the rest."""
         hook = self.faults.get(target.path)
-        buckets: dict[float, list[_Item]] = {0.0: []}
-        for index, entry in enumerate(entries):
-            fault = hook(target.path, batch.sent[index].command) if hook else None
-            bucket = buckets.setdefault(self.latency + (fault.seconds if fault else 0.0), [])
-            bucket.append((index, entry, fault))
-            if fault and fault.removed:
-                bucket += [(i, later, None) for i, later in enumerate(entries) if i > index]
-                break
-        at_once = buckets.pop(0.0)
-        if at_once:
-            self._process(target, at_once, batch)
+        buckets: dict[float, list[_Item]] = {}
+        sent = [] if self.latency else [each.command for each in batch.sent]
+        with self.session(target.subsystem, sent):
+            for index, entry in enumerate(entries):
+                fault = hook(target.path, batch.sent[index].command) if hook else None
+                seconds = self.latency + (fault.seconds if fault else 0.0)
+                if seconds > 0:
+                    buckets.setdefault(seconds, []).append((index, entry, fault))
+                else:
+                    self._finish(target, (index, entry, fault), batch)
         loop = asyncio.get_running_loop()
         for seconds, items in buckets.items():
             loop.call_at(batch.started + seconds, self._process_late, target, items, batch)
 
     def _process_late(self, target: _Device, items: list[_Item], batch: _Batch) -> None:
         try:
-            self._process(target, items, batch)
+            with self.session(target.subsystem, [batch.sent[index].command for index, _, _ in items]):
+                for item in items:
+                    self._finish(target, item, batch)
         except Exception as error:
             batch.error = error
             batch.wake()
 
-    def _process(self, target: _Device, items: list[_Item], batch: _Batch) -> None:
-        with self.session(target.subsystem, [batch.sent[index].command for index, _, _ in items]):
-            for index, entry, fault in items:
-                outcome = self._outcome(target, entry, batch.sent[index].command, fault)
-                if outcome[0] != NO_ANSWER and batch in self._batches:
-                    batch.finish(index, outcome)
+    def _finish(self, target: _Device, item: _Item, batch: _Batch) -> None:
+        index, entry, fault = item
+        outcome = self._outcome(target, entry, batch.sent[index].command, fault)
+        if outcome[0] != NO_ANSWER and batch in self._batches:
+            batch.finish(index, outcome)
 
     def _outcome(self, target: _Device, entry: bytes, command: Command, fault: Fault | None) -> Answer:
         if target.removed:

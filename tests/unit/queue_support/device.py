@@ -11,6 +11,7 @@ from nvmefence.nvme.transport import PAGE, Command
 SHIM = ctypes.CDLL(None)
 NOW, LATE, HANG = range(3)
 KEEP = 0x100
+SUM = 0x200
 OPCODE = 0xC2
 
 
@@ -65,6 +66,14 @@ def faults() -> int:
 
 def threads() -> int:
     return len(os.listdir("/proc/self/task"))
+
+
+def blocked_signals(thread: str) -> int:
+    """Return the mask of signals that this thread of the process blocks."""
+    for line in Path(f"/proc/self/task/{thread}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("SigBlk:"):
+            return int(line.split()[1], 16)
+    raise AssertionError("no SigBlk")
 
 
 def descriptors() -> int:

@@ -204,6 +204,18 @@ static void wait_milliseconds(uint32_t milliseconds)
 	nanosleep(&time, NULL);
 }
 
+static uint32_t adler32(const struct nvme_admin_cmd *command)
+{
+	const uint8_t *bytes = (const uint8_t *)(uintptr_t)command->addr;
+	uint32_t low = 1, high = 0;
+
+	for (uint32_t i = 0; i < command->data_len; i++) {
+		low = (low + bytes[i]) % 65521;
+		high = (high + low) % 65521;
+	}
+	return high << 16 | low;
+}
+
 static int answer(int fd, struct nvme_admin_cmd *command)
 {
 	uint64_t device = device_of(fd);
@@ -221,9 +233,9 @@ static int answer(int fd, struct nvme_admin_cmd *command)
 	count_ioctl(device, -1);
 	if (device_of(fd) != device)
 		faults++;
-	if (command->data_len && command->cdw12 != SHIM_KEEP)
+	if (command->data_len && command->cdw12 < SHIM_KEEP)
 		memset((void *)(uintptr_t)command->addr, (int)command->cdw12, command->data_len);
-	command->result = command->cdw13;
+	command->result = command->cdw12 == SHIM_SUM ? adler32(command) : command->cdw13;
 	pthread_mutex_unlock(&lock);
 	if ((int32_t)command->cdw14 >= 0)
 		return (int)command->cdw14;
@@ -245,6 +257,14 @@ int ioctl(int fd, unsigned long request, ...)
 	return next(fd, request, argument);
 }
 
+/* ThreadSanitizer must see threads being made; it has no test that needs them refused. */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREADS_ARE_WATCHED
+#endif
+#endif
+
+#ifndef THREADS_ARE_WATCHED
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
 {
 	int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
@@ -253,6 +273,7 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
 
 	return no_threads ? EAGAIN : next(thread, attributes, start, argument);
 }
+#endif
 
 /* rings ---------------------------------------------------------------------------------------------------- */
 

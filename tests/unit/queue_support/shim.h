@@ -6,7 +6,7 @@
  * Any command with opcode SHIM_OPCODE is ours:
  *   cdw10  what to do (enum shim_act)
  *   cdw11  SHIM_LATE: milliseconds; SHIM_HANG: which gate to wait for
- *   cdw12  the byte the data buffer is filled with; SHIM_KEEP leaves it alone
+ *   cdw12  the byte the data buffer is filled with; SHIM_KEEP leaves it alone, SHIM_SUM returns its Adler-32
  *   cdw13  the result
  *   cdw14  the status; negative: -errno
  *   cdw15  written to the journal when it reaches the "kernel"
@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-enum { SHIM_OPCODE = 0xc2, SHIM_KEEP = 0x100, SHIM_GATES = 64, SHIM_JOURNAL = 4096 };
+enum { SHIM_OPCODE = 0xc2, SHIM_KEEP = 0x100, SHIM_SUM = 0x200, SHIM_GATES = 64, SHIM_JOURNAL = 4096 };
 enum shim_act { SHIM_NOW, SHIM_LATE, SHIM_HANG };
 
 /* Let go of what hangs at a gate, now and later. */

@@ -1,0 +1,79 @@
+# nvmefence: make demo and make test do everything on a fresh Debian machine, as root.
+# Everything lands in .venv and .cache of this folder; apt installs what Debian has.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v /usr/bin/python3 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PREFIX ?= /opt/nvmefence
+SBIN ?= /usr/sbin
+
+.PHONY: help demo test check bench lab install uninstall build lab-packages clean distclean
+
+help:
+	@echo "make demo     boot an emulated Rabbit, fence a compute that is writing, show what happens (root)"
+	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
+	@echo "make check    lint, formatting, types, C warnings"
+	@echo "make bench    measure against nvme-cli and the bare minimum of commands, in the lab (root)"
+	@echo "make lab      a shell inside the emulated Rabbit (root)"
+	@echo "make install  into $(PREFIX), links in $(SBIN) (root)"
+
+# The virtual environment, and the C core built into it.
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard csrc/*)
+	@echo "== virtual environment in $(VENV), with the C core and what the tests need"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nvmefence needs Python 3.11 or newer; this is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	@packaging/ensure-packages build
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=68" "cffi>=1.16" wheel
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@touch $@
+
+build: $(VENV)/.ready
+
+lab-packages: build
+	@$(BIN)/python -m tests.lab install || echo "== the lab cannot be had here; what needs it is left out and named"
+
+demo: lab-packages
+	@$(BIN)/python -m tests.lab.demo
+
+test: check lab-packages
+	@echo "== tests; what is left out is named at the end with the reason"
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest
+	@$(BIN)/python -m coverage combine --quiet || true
+	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
+
+check: build
+	@echo "== lint, formatting, types"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@echo "== C without warnings"
+	@gcc -std=c11 -D_GNU_SOURCE -fsyntax-only -Wall -Wextra -Wconversion -Werror -Icsrc csrc/*.c
+
+bench: lab-packages
+	@$(BIN)/python -m tests.bench
+
+lab: lab-packages
+	@$(BIN)/python -m tests.lab shell
+
+install:
+	@packaging/ensure-packages build
+	@echo "== nvmefence into $(PREFIX), link $(SBIN)/nvmefence"
+	@$(PYTHON) -m venv $(PREFIX)
+	@$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check ".[terminal]"
+	@ln -sf $(PREFIX)/bin/nvmefence $(SBIN)/nvmefence
+	@$(SBIN)/nvmefence version
+	@echo "next: nvmefence hosts discover > /etc/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
+
+uninstall:
+	@rm -f $(SBIN)/nvmefence
+	@rm -rf $(PREFIX)
+
+clean:
+	@rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -f nvmefence/nvme/_queue.c nvmefence/nvme/_queue*.so $(VENV)/.ready
+
+distclean: clean
+	@rm -rf $(VENV) .cache
