@@ -120,5 +120,7 @@ class Screen:
 
 
 def _wants_colour(stream: TextIO) -> bool:
-    """Colour on a terminal, unless NO_COLOR is set or the terminal is dumb (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Colour on a terminal or with FORCE_COLOR, unless NO_COLOR is set (no-color.org, force-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")

@@ -63,6 +63,8 @@ class DriveEvidence:
     serial: str
     nqn: str
     model: str
+    hosts: tuple[str, ...] = ()
+    """The hosts to cut."""
     device: str = ""
     """The device node that commands went through."""
     own_controller: int | None = None
@@ -142,7 +144,7 @@ class DriveEvidence:
                     "detached": {str(nsid): list(ids) for nsid, ids in self.detached(host).items()},
                     "reason": self.reason(host),
                 }
-                for host in sorted({*self.targets, *self.refused})
+                for host in self.hosts
             },
             "namespaces": self.namespaces,
             "found": _plain(self.found),

@@ -79,7 +79,8 @@ class _DriveFence:
         self.hosts = hosts
         self.options = options
         self.progress = progress
-        self.evidence = DriveEvidence(drive.serial, drive.nqn, drive.model, quiesce=options.quiesce.name)
+        names = tuple(host.name for host in hosts)
+        self.evidence = DriveEvidence(drive.serial, drive.nqn, drive.model, names, quiesce=options.quiesce.name)
         self.controllers: frozenset[int] = frozenset()
         self.one_by_one: set[int] = set()
         """Namespaces where a list of several controllers failed: there, each gets a command of its own."""

@@ -97,6 +97,11 @@ class ByVirtualFunction:
                 "the Secondary Controller List (CNS 15h) could not be read through our controller",
                 "name the controllers by id (controllers = ...), or give nvmefence the physical function",
             )
+        if not view.secondaries:
+            raise Refusal(
+                "our controller has no secondary controllers: it is not the drive's primary controller",
+                "name the controllers by id (controllers = ...), or give nvmefence the physical function",
+            )
         ids = set()
         for vf in self.vfs:
             if not 1 <= vf <= len(view.secondaries):

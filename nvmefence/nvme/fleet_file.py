@@ -125,9 +125,18 @@ class _Reader:
         return value
 
     def text(self, value: object, limit: int, key: str) -> str:
-        if not isinstance(value, str) or not value or len(value.encode()) > limit or not value.isprintable():
-            raise self.fail(key, f"must be text of 1 to {limit} printable bytes, is {value!r}")
+        if (
+            not isinstance(value, str)
+            or not 1 <= len(value) <= limit
+            or not (value.isascii() and value.isprintable())
+        ):
+            raise self.fail(key, f"must be 1 to {limit} printable ASCII characters, is {value!r}")
         return value
+
+    def place(self, value: object, key: str) -> Path:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise self.fail(key, f"must be the path of a file, is {value!r}")
+        return self.path.parent / value
 
     def choice(self, value: object, known: Sequence[str], key: str) -> str:
         if not isinstance(value, str) or value not in known:
@@ -147,7 +156,7 @@ class _Reader:
         state = fleet.get("state", f"{self.path.name}.state.json")
         return FleetPlan(
             path=self.path,
-            state=self.path.parent / self.text(state, 4096, "fleet.state"),
+            state=self.place(state, "fleet.state"),
             drives=self.drives(fleet, document.get("drive", []), count),
             attached=self.choice(fleet.get("attached", "all"), _ATTACHED, "fleet.attached") == "all",
             quirks=_QUIRKS[self.choice(fleet.get("quirks", "specification"), tuple(_QUIRKS), "fleet.quirks")],

@@ -465,7 +465,7 @@ def test_no_commands_are_no_work() -> None:
 
 
 def test_a_thousand_drives_are_usable() -> None:
-    """Not a figure to keep: a guard against quadratic work. It takes about a second and a half."""
+    """Not a figure to keep: a guard against quadratic work. It takes less than a second."""
     namespaces = [Namespace(nsid) for nsid in range(1, 129)]
     drives = {
         f"/dev/nvme{n}": (make(controllers=[0], secondaries=range(1, 18), namespaces=namespaces), 0)

@@ -1,0 +1,1 @@
+"""Measures a fence against the bare minimum of commands and against nvme-cli, in the laboratory."""

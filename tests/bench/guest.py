@@ -1,0 +1,136 @@
+"""Runs inside the guest: measures every way in turn, checks each cut and each restore, leaves JSON.
+
+    python -m tests.bench.guest --folder FOLDER ...
+
+FOLDER holds `bare_minimum`, compiled; what is left there: `bench.json`, and `profile.txt` if asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import json
+import platform
+import pstats
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.bench import figures
+from tests.bench.figures import Figures, Run
+from tests.bench.rabbit import Rabbit
+from tests.bench.ways import Product, Way, all_ways, timed, write_hostmap
+
+PROFILED = 10
+STARTS = 3
+
+
+def main() -> int:
+    """Measure; print progress."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    for name in ("rounds", "command-rounds", "ioctl-rounds", "loop-rounds"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    rabbit = Rabbit(options.folder / "bare_minimum")
+    hostmap = options.folder / "hosts.toml"
+    write_hostmap(hostmap, len(rabbit.targets))
+    run = _measure(rabbit, all_ways(rabbit, hostmap), _rounds(options))
+    (options.folder / "bench.json").write_text(json.dumps(run.to_json(), indent=1))
+    if options.profile:
+        (options.folder / "profile.txt").write_text(_profile(rabbit, Product("io_uring", hostmap)))
+    return 0
+
+
+def _rounds(options: argparse.Namespace) -> dict[str, int]:
+    return {
+        figures.BARE: options.rounds,
+        figures.URING: options.rounds,
+        figures.URING_COMMAND: options.command_rounds,
+        figures.IOCTL: options.ioctl_rounds,
+        figures.IOCTL_COMMAND: min(options.command_rounds, options.ioctl_rounds),
+        figures.LOOPS: options.loop_rounds,
+        figures.LOOP: options.loop_rounds,
+    }
+
+
+def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int]) -> Run:
+    """Take the ways in turn, round by round, so that a slow moment of the machine falls on all of them."""
+    measured = [way for way in ways if rounds[way.name]]
+    commands = {}
+    for way in measured:  # not measured: the first time brings everything into memory
+        commands[way.name] = way.count()
+        rabbit.restore()
+    seconds: dict[str, list[float]] = {way.name: [] for way in measured}
+    for number in range(max(rounds.values())):
+        todo = [way for way in measured if number < rounds[way.name]]
+        for way in todo if number % 2 == 0 else reversed(todo):
+            started = time.monotonic()
+            seconds[way.name].append(way.cut())
+            _back(rabbit)
+            took = time.monotonic() - started
+            print(f"{number} {way.name} {seconds[way.name][-1]:.6f} ({took:.1f} s)", flush=True)
+    results = [Figures(way.name, way.title, commands[way.name], seconds[way.name]) for way in measured]
+    return Run(_where(rabbit), results, _starts(), rabbit.checks)
+
+
+def _back(rabbit: Rabbit) -> None:
+    rabbit.check_cut()
+    rabbit.restore()
+
+
+def _where(rabbit: Rabbit) -> dict[str, str]:
+    version = subprocess.run(["nvme", "version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    return {
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+        "nvme-cli": version.split()[2],
+        "drives": str(len(rabbit.targets)),
+        "namespaces": str(sum(len(target.namespaces) for target in rabbit.targets)),
+    }
+
+
+def _starts() -> dict[str, float]:
+    """Measure what any process costs here, to read the figures of whole commands by."""
+    imports = "import asyncio, nvmefence.cli.detach, nvmefence.nvme.queue, pyudev"
+    commands = {
+        "/bin/true": ["/bin/true"],
+        "python, nothing imported": [sys.executable, "-S", "-c", "pass"],
+        "python": [sys.executable, "-c", "pass"],
+        "python, asyncio and pyudev": [sys.executable, "-c", "import asyncio, pyudev"],
+        "python, all that nvmefence detach imports": [sys.executable, "-c", imports],
+    }
+    return {name: statistics.median(timed(cmd) for _ in range(STARTS)) for name, cmd in commands.items()}
+
+
+def _profile(rabbit: Rabbit, product: Product) -> str:
+    """Return where the time of a fence goes: by phase as the evidence has it, and by function."""
+    lines = []
+    for _ in range(PROFILED):
+        report = product.fence()
+        _back(rabbit)
+        phases: dict[str, list[float]] = {}
+        for drive in report.drives:
+            for phase, seconds in drive.seconds.items():
+                phases.setdefault(phase, []).append(seconds)
+        means = " ".join(f"{phase} {1000 * statistics.mean(s):.1f}" for phase, s in phases.items())
+        lines.append(f"fence {1000 * report.seconds:.1f} ms; mean of drives: {means}")
+    profile = cProfile.Profile()
+    for _ in range(PROFILED):
+        profile.enable()
+        product.fence()
+        profile.disable()
+        _back(rabbit)
+    out = io.StringIO()
+    stats = pstats.Stats(profile, stream=out)
+    stats.sort_stats("tottime").print_stats(45)
+    stats.sort_stats("cumulative").print_stats(45)
+    return "\n".join(lines) + f"\n{PROFILED} fences under cProfile:\n" + out.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
