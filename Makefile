@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml setup.py $(wildcard csrc/*)
 	@packaging/ensure-packages build
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "setuptools>=68" "cffi>=1.16" wheel
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --config-settings editable_mode=compat -e ".[dev]"
 	@touch $@
 
 build: $(VENV)/.ready
