@@ -93,7 +93,7 @@ def load(
     of a command-line option that the environment overrides. Raises ConfigError naming the source and the key.
     """
     values: dict[str, Any] = {}
-    for key, raw in _from_file(options, environment).items():
+    for key, raw in _from_file(options, environment, warn).items():
         values[key] = raw
     for key in KEYS:
         given, name = options.get(key), variable(key)
@@ -112,8 +112,12 @@ def load(
     return settings
 
 
-def _from_file(options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+def _from_file(
+    options: Mapping[str, Any], environment: Mapping[str, str], warn: Callable[[str], None]
+) -> dict[str, Any]:
     named = environment.get("NVMEFENCE_CONFIG") or options.get("config")
+    if options.get("config") not in (None, named):
+        warn(f"NVMEFENCE_CONFIG={named} in the environment takes precedence over --config {options['config']}")
     path = named or SETTINGS_FILE
     if not named and not os.path.exists(path):
         return {}

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from nvmefence.errors import Exit
@@ -61,15 +62,31 @@ def _pass_on(child: int, number: int) -> None:
 def _work(work: Callable[[], int], writer: int) -> None:
     code: int = Exit.INTERNAL
     try:
-        code = work()
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        # Nobody reads the text; the exit code still tells the truth.
-        pass
+        code = finish(work)
     finally:
         quiet = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
         os.write(writer, bytes([code]))
         os._exit(code)
+
+
+def finish(work: Callable[[], int]) -> int:
+    """Run `work` and flush what it printed; a defect is shown and is `Exit.INTERNAL`.
+
+    A reader that has left (`nvmefence ... | head -1`) changes nothing about the result.
+    """
+    try:
+        code = work()
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("nvmefence: this is a defect in nvmefence; nothing is confirmed\n")
+        code = Exit.INTERNAL
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            quiet = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(quiet, stream.fileno())
+            os.close(quiet)
+    return code

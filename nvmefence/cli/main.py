@@ -96,16 +96,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse ends the process itself for --help and bad usage."""
     arguments = _parser().parse_args(argv)
     screen = Screen()
+    settings = Settings()
     try:
-        if arguments.command == "version":
-            return _command(arguments)(arguments, Settings(), screen)
-        settings = load(vars(arguments), warn=lambda text: screen.error(f"note: {text}"))
-        command = _command(arguments)
-        if settings.simulate:
-            return _guarded(command, arguments, settings, screen)
-        return front.run(lambda: _guarded(command, arguments, settings, screen))
-    except NvmefenceError as error:
-        return _report(error, arguments, screen)
+        if arguments.command != "version":
+            settings = load(vars(arguments), warn=lambda text: screen.error(f"note: {text}"))
+    except NvmefenceError as refused:
+        code = _report(refused, arguments, screen)
+        return front.finish(lambda: code)
+
+    def work() -> int:
+        return _guarded(_command(arguments), arguments, settings, screen)
+
+    if settings.simulate or arguments.command == "version":
+        return front.finish(work)
+    return front.run(work)
 
 
 def _guarded(command: Command, arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:

@@ -35,6 +35,7 @@ class Screen:
         self.colour = _wants_colour(self.out)
         self.live = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._live_text = ""
+        self._reader_left = False
         self._started = time.monotonic()
 
     def paint(self, text: str, colour: str) -> str:
@@ -44,11 +45,16 @@ class Screen:
 
     def line(self, text: object = "", colour: str = "") -> None:
         """Print one line of a result; line breaks inside `text` are shown, not obeyed."""
-        self.out.write(self.paint(plain(text), colour) + "\n")
+        self.raw(self.paint(plain(text), colour))
 
     def raw(self, text: str) -> None:
         """Print text that is our own, as it is."""
-        self.out.write(text if text.endswith("\n") else text + "\n")
+        if self._reader_left:
+            return
+        try:
+            self.out.write(text if text.endswith("\n") else text + "\n")
+        except BrokenPipeError:  # the exit code still tells the truth
+            self._reader_left = True
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> None:
         """Print an aligned table; with rich installed and a terminal, a framed one."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Sent
 from nvmefence.fencing.quiesce import DEFAULT, Quiesce
@@ -15,7 +16,6 @@ from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.inventory.selectors import Refusal
 from nvmefence.nvme import commands, status
-from nvmefence.nvme.controller import AnswerError
 from nvmefence.nvme.transport import NO_ANSWER, Command, Completion, Transport
 
 _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
@@ -23,6 +23,7 @@ _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
 _GIVE_UP: Final = 2
 """Rounds after which a drive that answers every attempt with a final error is left."""
 
+T = TypeVar("T")
 Progress = Callable[[DriveEvidence, str], None]
 """Called with a drive and what is being done with it now; "done" last."""
 
@@ -115,7 +116,8 @@ class _DriveFence:
             seconds = self.evidence.seconds
             seconds[self._phase] = seconds.get(self._phase, 0.0) + now - self._phase_start
         self._phase, self._phase_start = phase, now
-        self.progress(self.evidence, phase)
+        with contextlib.suppress(Exception):  # a listener's trouble, such as a lost terminal, is not the drive's
+            self.progress(self.evidence, phase)
 
     async def _fence(self) -> None:
         self._enter("open")
@@ -124,7 +126,7 @@ class _DriveFence:
         if local is not None:
             self.evidence.device, self.evidence.own_controller = local.path, local.cntlid
         self._enter("look")
-        await self.session.look()
+        await self._patiently(self.session.look)
         self._resolve()
         if not self.controllers:
             return
@@ -133,6 +135,19 @@ class _DriveFence:
         self.evidence.found = attached.of(self.controllers)
         await self._cut_until_clean(attached)
         await self._quiesce()
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Do a step, again and again while its failure may pass and the deadline has not."""
+        attempt = 0
+        while True:
+            try:
+                return await step()
+            except DriveProblem as problem:
+                attempt += 1
+                pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
+                if not problem.may_pass or self._loop.time() + pause >= self.session.until:
+                    raise
+            await asyncio.sleep(pause)
 
     def _resolve(self) -> None:
         for host in self.hosts:
@@ -149,7 +164,7 @@ class _DriveFence:
         """Read all attachments; `remaining` is what this read showed, or None while it is not complete."""
         self.evidence.remaining = None
         self.evidence.passes += 1
-        attached = await self.session.read_attached(fresh=fresh)
+        attached = await self._patiently(lambda: self.session.read_attached(fresh=fresh))
         self.evidence.namespaces = len(attached.nsids)
         if attached.complete:
             self.evidence.remaining = attached.of(self.controllers)
@@ -185,7 +200,7 @@ class _DriveFence:
                 raise DriveProblem(*self._no_answer())
             if any(fault.gone for fault in faults):
                 raise DriveProblem.from_answer(next(fault for fault in faults if fault.gone))
-            if not remaining and attempt >= _GIVE_UP and not any(_may_pass(fault) for fault in faults):
+            if not remaining and attempt >= _GIVE_UP and not any(fault.may_pass for fault in faults):
                 raise DriveProblem.from_answer(faults[0])
         if not remaining or not attempt:
             return
@@ -252,7 +267,3 @@ def detach_commands(
         lists = [(cntlid,) for cntlid in ids] if nsid in one_by_one else [ids]
         batch += [(commands.detach(nsid, part), nsid, part) for part in lists]
     return batch
-
-
-def _may_pass(fault: AnswerError) -> bool:
-    return bool(fault.status) and status.may_retry(fault.status)

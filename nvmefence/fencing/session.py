@@ -23,15 +23,17 @@ OPEN_PAUSE: Final = 0.05
 class DriveProblem(Exception):
     """The drive cannot be worked with."""
 
-    def __init__(self, reason: str, advice: str = "") -> None:
+    def __init__(self, reason: str, advice: str = "", *, may_pass: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.advice = advice
+        self.may_pass = may_pass
+        """Whether the same step may succeed later, as while a controller is being reset."""
 
     @classmethod
     def from_answer(cls, error: AnswerError) -> DriveProblem:
         """Build from a command that got no usable answer."""
-        return cls(str(error), error.advice)
+        return cls(str(error), error.advice, may_pass=error.may_pass)
 
 
 class Attached:
@@ -138,6 +140,9 @@ class DriveSession:
         self._nsids = nsids
         lists = iter(rest)
         read = [next(lists) if needed else None for needed, _ in wanted]
+        for entry in read:
+            if isinstance(entry, AnswerError) and entry.may_pass:
+                raise DriveProblem.from_answer(entry)
         subsystem, secondaries = (None if isinstance(entry, AnswerError) else entry for entry in read)
         self.view = DriveView(self.drive, subsystem, secondaries)
         found: IdentifyController = identity[0]

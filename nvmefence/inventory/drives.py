@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from nvmefence.nvme.structures import printable
 
 _CONTROLLER_NAME: Final = re.compile(r"nvme\d+\Z")
 _NO_CNTLID: Final = 0xFFFF
+_SONAMES: Final = {"udev": "libudev.so.1", "libc": "libc.so.6"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,29 @@ def group(found: Iterable[tuple[str, str, str, str, LocalController]]) -> list[D
     return sorted(drives.values(), key=lambda drive: (drive.serial, drive.nqn))
 
 
+def _pyudev() -> Any:
+    """Import pyudev without the process that `ctypes.util.find_library` starts (ldconfig -p, then gcc).
+
+    A host whose storage is failing may not be able to start one, and the two libraries have had these names
+    for more than a decade; any other name, and a later call, goes the usual way.
+    """
+    usual = ctypes.util.find_library
+    ctypes.util.find_library = lambda name: _SONAMES.get(name) or usual(name)
+    try:
+        import pyudev
+    finally:
+        ctypes.util.find_library = usual
+    return pyudev
+
+
 def discover() -> list[Drive]:
     """Find all drives through pyudev's enumeration of sysfs, anew at each call; works without udevd.
 
     A controller that has not yet told its id (not live since it was added) is left out: nothing can be sent
     through it, and the expected drives are counted elsewhere.
     """
-    import pyudev
-
     found = []
-    for device in pyudev.Context().list_devices(subsystem="nvme"):
+    for device in _pyudev().Context().list_devices(subsystem="nvme"):
         if not _CONTROLLER_NAME.match(device.sys_name):
             continue
         attributes = {

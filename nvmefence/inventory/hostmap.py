@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nvmefence.errors import UnknownHostError, nearest
 from nvmefence.inventory.drives import Drive, LocalController
-from nvmefence.inventory.selectors import ByVirtualFunction, DriveView, Refusal, Selector
+from nvmefence.inventory.selectors import ByController, ByVirtualFunction, DriveView, Refusal, Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,9 @@ class HostMap:
             try:
                 shared = ids & other.selector.resolve(view)
             except Refusal:
-                continue
+                # What the map says of the other host holds even where that host itself cannot be fenced.
+                named = other.selector.ids(view.drive) if isinstance(other.selector, ByController) else ()
+                shared = ids.intersection(named)
             if shared:
                 raise Refusal(
                     f"controller {min(shared)} belongs to {host.name} and {other.name} alike",

@@ -40,6 +40,11 @@ class AnswerError(Exception):
         """Whether the kernel says that the device no longer exists."""
         return self.status in _GONE
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same command may be answered later."""
+        return bool(self.status) and status.may_retry(self.status)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

@@ -41,9 +41,12 @@ class Progress:
 def _numbers(text: str) -> tuple[int, ...]:
     """Return "1,3-5" as (1, 3, 4, 5)."""
     numbers: list[int] = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
+    try:
+        for part in text.split(",") if text else ():
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like 1,3-5") from None
     return tuple(numbers)
 
 

@@ -150,8 +150,9 @@ def _plan(plan: Plan) -> dict[str, Any]:
 
 
 def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
-    """Return the command line; `timeout` ends the whole process group even if this process is gone."""
-    bounds = [] if plan.interactive else ["timeout", "--kill-after=5", str(int(plan.limit + BOOT_ALLOWANCE))]
+    """Return the command line; `timeout` ends the whole process group at its limit or when we are gone."""
+    limit = str(int(plan.limit + BOOT_ALLOWANCE))
+    bounds = ["setpriv", "--pdeathsig=TERM", "timeout", "--kill-after=5", limit] if not plan.interactive else []
     inside = shlex.join([sys.executable, "-B", "-m", "tests.lab.inside", str(folder)])
     start = ["--verbose", "--disable-monitor", "--exec", inside]
     if plan.interactive:  # virtme-ng connects the terminal to the user's shell, not to --exec's command

@@ -20,6 +20,7 @@ TOOLS = {
     "file": "file",
     "nvme": "nvme-cli",
     "timeout": "coreutils",
+    "setpriv": "util-linux",
 }
 Say = Callable[[str], None]
 
