@@ -26,7 +26,7 @@ class Exit(enum.IntEnum):
     NO_ACCESS = 7
     """Not permitted, or the forced backend is not available. Nothing was done."""
     UNKNOWN_STATE = 8
-    """`status`: some drive could not be read, so its part of the answer is not known."""
+    """`status`, `hosts discover`, dry run: some drive could not be read, so its part of the answer is missing."""
     CHECK_FAILED = 9
     """`check`: a fence would fail, or something needs attention first."""
     INTERNAL = 70

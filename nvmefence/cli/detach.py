@@ -115,7 +115,7 @@ def _print(report: FenceReport, screen: Screen, settings: Settings) -> None:
     for host in report.hosts:
         confirmed = report.confirmed(host)
         screen.table(
-            ["drive", "through", "result", "controllers", "detached from", "ms", "note"],
+            ["drive", "through", "result", "controllers", "detached from", "ms", "quiesce", "note"],
             [_row(drive, host) for drive in report.drives],
         )
         screen.line(report.message(host), "green" if confirmed else "red")
@@ -135,7 +135,8 @@ def _row(drive: DriveEvidence, host: str) -> list[Cell | str]:
         Cell(outcome.value, _COLOURS[outcome]),
         ",".join(map(str, drive.targets.get(host, ()))) or "-",
         f"{len(taken)} of {drive.namespaces} namespaces" if drive.namespaces else "-",
-        f"{drive.seconds.get('total', 0.0) * 1000:.1f}",
+        f"{(drive.seconds.get('total', 0.0) - drive.seconds.get('quiesce', 0.0)) * 1000:.1f}",
+        drive.quiesce if drive.quiesced else f"{drive.quiesce}: not met",
         drive.reason(host),
     ]
 

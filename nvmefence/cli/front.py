@@ -28,13 +28,17 @@ def run(work: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
+    # Until the handlers are there a signal must wait: it would end the front and leave the worker running.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)
         _work(work, writer)
     os.close(writer)
     for number in _PASSED_ON:
         signal.signal(number, lambda received, _frame: _pass_on(child, received))
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     verdict = _read_verdict(reader)
     os.close(reader)
     if verdict:
@@ -67,7 +71,8 @@ def _work(work: Callable[[], int], writer: int) -> None:
         quiet = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
-        os.write(writer, bytes([code]))
+        with contextlib.suppress(BrokenPipeError):
+            os.write(writer, bytes([code]))
         os._exit(code)
 
 
@@ -78,6 +83,8 @@ def finish(work: Callable[[], int]) -> int:
     """
     try:
         code = work()
+    except KeyboardInterrupt:  # a second one, from the front, while the first was dealt with
+        code = Exit.INTERRUPTED
     except Exception:
         traceback.print_exc()
         sys.stderr.write("nvmefence: this is a defect in nvmefence; nothing is confirmed\n")

@@ -23,7 +23,7 @@ _EXIT_CODES = """exit codes:
   6    the host's controllers cannot be cut on some drive (this machine's own, or
        two hosts' at once, or not to be found); nothing was sent there
   7    not permitted, or the forced backend is not available; nothing was done
-  8    status: some drive could not be read
+  8    status, hosts discover, dry run: some drive could not be read
   9    check: a fence would fail
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""

@@ -10,6 +10,9 @@ from typing import Final, TextIO
 
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 
+_ANY_WIDTH: Final = 1 << 16
+"""Columns; rich's measurement never exceeds the width that it is given."""
+
 
 def plain(text: object) -> str:
     """Return text that cannot steer a terminal: control characters are shown as \\xNN or \\uNNNN."""
@@ -85,7 +88,8 @@ class Screen:
         for row in cells:
             table.add_row(*(Text(cell.text, style=cell.colour) for cell in row))
         console = Console(file=self.out)
-        if console.measure(table).minimum > console.width:
+        needed = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).minimum
+        if needed > console.width:
             return False
         console.print(table)
         return True

@@ -85,6 +85,9 @@ class _DriveFence:
         self.controllers: frozenset[int] = frozenset()
         self.one_by_one: set[int] = set()
         """Namespaces where a list of several controllers failed: there, each gets a command of its own."""
+        self.final_rounds = 0
+        """Rounds in a row in which only namespaces that cannot be read stood in the way. One such round may be
+        a namespace that was deleted while it was read."""
         self.last_status: dict[tuple[int, int], int] = {}
         self._loop = asyncio.get_running_loop()
         self._start = self._phase_start = self._loop.time()
@@ -200,8 +203,10 @@ class _DriveFence:
                 raise DriveProblem(*self._no_answer())
             if any(fault.gone for fault in faults):
                 raise DriveProblem.from_answer(next(fault for fault in faults if fault.gone))
-            if not remaining and attempt >= _GIVE_UP and not any(fault.may_pass for fault in faults):
-                raise DriveProblem.from_answer(faults[0])
+        final = bool(faults) and not remaining and not any(fault.may_pass for fault in faults)
+        self.final_rounds = self.final_rounds + 1 if final else 0
+        if self.final_rounds > _GIVE_UP:
+            raise DriveProblem.from_answer(faults[0])
         if not remaining or not attempt:
             return
         pairs = [(nsid, cntlid) for nsid, ids in remaining.items() for cntlid in ids]

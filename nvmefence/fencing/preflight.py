@@ -98,22 +98,24 @@ async def _inspect(session: DriveSession) -> DriveFacts:
         facts.identity = await session.look()
         answers = await session.controller.read(
             [
-                nvme.ALLOCATED_NAMESPACES,
                 nvme.SUBSYSTEM_CONTROLLERS,
                 nvme.SECONDARY_CONTROLLERS,
                 nvme.PRIMARY_CAPABILITIES,
                 nvme.EFFECTS_LOG,
             ]
         )
+        attached = await session.read_attached(fresh=False)
     except DriveProblem as problem:
         facts.problem, facts.advice = problem.reason, problem.advice
         return facts
     finally:
         session.close()
-    namespaces, controllers, secondaries, primary, effects = (
+    controllers, secondaries, primary, effects = (
         None if isinstance(answer, AnswerError) else answer for answer in answers
     )
-    facts.namespaces = namespaces or []
+    facts.namespaces = attached.nsids
+    for fault in attached.faults.values():
+        facts.problem, facts.advice = str(fault), fault.advice
     facts.controllers = controllers
     facts.secondaries = secondaries or None
     facts.primary = primary[0] if primary else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -98,6 +99,7 @@ EFFECTS_LOG: Final = Query(
 )
 
 
+@functools.lru_cache(maxsize=4096)  # the same few namespace ids on every drive, at every read-back
 def attached_controllers(nsid: int) -> Query:
     """CNS 12h for one namespace."""
     return Query(
@@ -132,30 +134,30 @@ class Controller:
         A query that fails for good, or whose data breaks the specification, yields an `AnswerError` in its
         place. Failures that may pass (DNR clear) are tried again up to `MAX_TRIES` times.
         """
-        results: list[list[Any] | AnswerError] = [[] for _ in queries]
+        collected: list[list[Any]] = [[] for _ in queries]
+        failed: dict[int, AnswerError] = {}
         pending = dict.fromkeys(range(len(queries)), 0)
-        tries = dict.fromkeys(pending, 1)
+        tries: dict[int, int] = {}
         while pending:
-            order = list(pending)
-            answers = await self.run([queries[n].command(pending[n]) for n in order])
+            answers = await self.run([queries[n].command(start) for n, start in pending.items()])
             pause = 0.0
-            for n, answer in zip(order, answers, strict=True):
-                if answer.status and status.may_retry(answer.status) and tries[n] < MAX_TRIES:
-                    tries[n] += 1
+            for (n, start), answer in zip(list(pending.items()), answers, strict=True):
+                if answer.status and status.may_retry(answer.status) and tries.get(n, 1) < MAX_TRIES:
+                    tries[n] = tries.get(n, 1) + 1
                     pause = max(pause, RETRY_PAUSE * tries[n])
                     continue
-                start = pending.pop(n)
-                page = _parse(queries[n], answer, start)
-                collected = results[n]
-                if isinstance(page, AnswerError) or isinstance(collected, AnswerError):
-                    results[n] = page if isinstance(page, AnswerError) else collected
+                del pending[n]
+                query = queries[n]
+                page = _parse(query, answer, start)
+                if isinstance(page, AnswerError):
+                    failed[n] = page
                     continue
-                collected.extend(page)
-                if queries[n].full and len(page) >= queries[n].full:
-                    pending[n] = queries[n].next_start(page[-1])
+                collected[n].extend(page)
+                if query.full and len(page) >= query.full:
+                    pending[n] = query.next_start(page[-1])
             if pause:
                 await asyncio.sleep(pause)
-        return results
+        return [failed.get(n, entries) for n, entries in enumerate(collected)]
 
 
 def _parse(query: Query, answer: Completion, start: int) -> Sequence[Any] | AnswerError:

@@ -8,8 +8,10 @@ Specification 2.0.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import lt
+from typing import Final, NamedTuple
 
 from nvmefence.nvme.commands import CONTROLLERS_PER_LIST, MAX_CNTLID, MAX_NSID, NAMESPACE_ATTACHMENT
 from nvmefence.nvme.transport import PAGE
@@ -17,7 +19,7 @@ from nvmefence.nvme.transport import PAGE
 NAMESPACES_PER_LIST: Final = 1024
 SECONDARIES_PER_LIST: Final = 127
 
-_NSIDS: Final = struct.Struct("<1024I")
+_NSID: Final = struct.Struct("<I")
 _UNWRITTEN: Final = b"\xff" * PAGE
 
 
@@ -32,18 +34,26 @@ def _page(data: bytes, what: str) -> None:
         raise MalformedData(f"{what}: the controller reported success and wrote nothing")
 
 
+def _must_ascend(what: str, numbers: Sequence[int], first: int, last: int) -> None:
+    """Raise MalformedData unless the numbers run upwards from `first` or more to `last` or less."""
+    if not numbers or (numbers[0] >= first and numbers[-1] <= last and all(map(lt, numbers, numbers[1:]))):
+        return
+    previous = first - 1
+    for number in numbers:
+        if number <= previous or number > last:
+            raise MalformedData(f"{what}: {number} after {previous} (must ascend, up to {last})")
+        previous = number
+
+
 def namespace_list(data: bytes, above: int = 0) -> list[int]:
     """Parse a Namespace List (figure 136; CNS 02h, 10h): up to 1024 ascending NSIDs greater than `above`."""
     _page(data, "namespace list")
     nsids: list[int] = []
-    previous = above
-    for nsid in _NSIDS.unpack(data):
+    for (nsid,) in _NSID.iter_unpack(data):  # one by one: of the 1024 places most are empty
         if nsid == 0:
             break
-        if nsid <= previous or nsid > MAX_NSID:
-            raise MalformedData(f"namespace list: {nsid} after {previous} (must ascend, up to {MAX_NSID})")
         nsids.append(nsid)
-        previous = nsid
+    _must_ascend("namespace list", nsids, above + 1, MAX_NSID)
     return nsids
 
 
@@ -54,18 +64,14 @@ def controller_list(data: bytes, first: int = 0) -> list[int]:
     if count > CONTROLLERS_PER_LIST:
         raise MalformedData(f"controller list: {count} entries (at most {CONTROLLERS_PER_LIST})")
     ids = list(struct.unpack_from(f"<{count}H", data, 2))
-    previous = first - 1
-    for cntlid in ids:
-        if cntlid <= previous or cntlid > MAX_CNTLID:
-            raise MalformedData(f"controller list: {cntlid} after {previous} (must ascend, up to {MAX_CNTLID})")
-        previous = cntlid
+    _must_ascend("controller list", ids, first, MAX_CNTLID)
     return ids
 
 
 def printable(raw: bytes) -> str:
     """Return an ASCII field without its padding; whatever is not printable comes out as U+FFFD."""
     text = raw.split(b"\0", 1)[0].decode("ascii", "replace").strip()
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +170,7 @@ def identify_namespace(data: bytes) -> IdentifyNamespace:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SecondaryController:
+class SecondaryController(NamedTuple):
     """An entry of the Secondary Controller List (CNS 15h, figure 281)."""
 
     cntlid: int
@@ -179,7 +184,7 @@ class SecondaryController:
     """NVI: VI flexible resources assigned."""
 
 
-_SECONDARY: Final = struct.Struct("<HHB3xHHH")
+_SECONDARY: Final = struct.Struct("<HHB3xHHH18x")
 
 
 def secondary_controller_list(data: bytes, first: int = 0) -> list[SecondaryController]:
@@ -188,14 +193,14 @@ def secondary_controller_list(data: bytes, first: int = 0) -> list[SecondaryCont
     count = data[0]
     if count > SECONDARIES_PER_LIST:
         raise MalformedData(f"secondary controller list: {count} entries (at most {SECONDARIES_PER_LIST})")
-    entries: list[SecondaryController] = []
-    previous = first - 1
-    for n in range(count):
-        scid, pcid, state, vfn, nvq, nvi = _SECONDARY.unpack_from(data, 32 + 32 * n)
-        if scid <= previous or scid > MAX_CNTLID or pcid > MAX_CNTLID:
-            raise MalformedData(f"secondary controller list: {scid} after {previous}, primary {pcid}")
-        entries.append(SecondaryController(scid, pcid, bool(state & 1), vfn, nvq, nvi))
-        previous = scid
+    entries = [
+        SecondaryController(scid, pcid, bool(state & 1), vfn, nvq, nvi)
+        for scid, pcid, state, vfn, nvq, nvi in _SECONDARY.iter_unpack(data[32 : 32 + _SECONDARY.size * count])
+    ]
+    _must_ascend("secondary controller list", [entry.cntlid for entry in entries], first, MAX_CNTLID)
+    for entry in entries:
+        if entry.primary > MAX_CNTLID:
+            raise MalformedData(f"secondary controller list: {entry.cntlid} has primary {entry.primary}")
     return entries
 
 

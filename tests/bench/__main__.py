@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import compileall
 import dataclasses
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import table
+from tests.bench import local, native, table
 from tests.bench.figures import Run
 from tests.lab import boot, host
 from tests.lab.__main__ import Progress
@@ -30,8 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     if options.native:
-        from tests.bench import native
-
         return native.main()
     if options.from_results:
         run = Run.load(RESULTS / "bench.json")
@@ -71,7 +68,8 @@ def _run(options: argparse.Namespace) -> Run:
     shape = dataclasses.replace(SHAPES["rabbit"], drives=options.drives, namespaces=options.namespaces)
     folder = boot.new_folder()
     _compile(folder)
-    command = [sys.executable, "-m", "tests.bench.guest", f"--folder={folder}"]
+    archive = local.pack(folder)
+    command = [str(local.PYTHON), "-m", "tests.bench.guest", f"--folder={folder}"]
     command += [
         f"--{name.replace('_', '-')}={getattr(options, name)}"
         for name in ("rounds", "command_rounds", "ioctl_rounds", "loop_rounds")
@@ -79,9 +77,12 @@ def _run(options: argparse.Namespace) -> Run:
     command += ["--profile"] if options.profile else []
     progress = Progress()
     try:
-        result = boot.run(boot.Plan(shape, command, LIMIT), progress, folder)
+        result = boot.run(
+            boot.Plan(shape, local.unpack_and(archive, command), LIMIT, local.ENVIRONMENT), progress, folder
+        )
     finally:
         progress.clear()
+        archive.unlink()
     if result.exit_code is None:
         raise LabError(result.trouble())
     if result.exit_code:
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> Run:
 
 
 def _compile(folder: Path) -> None:
-    """Build the yardstick, and byte-compile what the guest runs: it may not write into the checkout."""
+    """Build the yardstick into the folder."""
     source = Path(__file__).with_name("bare_minimum.c")
     command = ["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, "-o", f"{folder}/bare_minimum", str(source)]
     try:
@@ -99,15 +100,14 @@ def _compile(folder: Path) -> None:
         raise LabError("gcc is missing (apt-get install gcc)") from None
     except subprocess.CalledProcessError as error:
         raise LabError(f"gcc: {error.stderr}") from error
-    for package in ("nvmefence", "tests"):
-        compileall.compile_dir(str(host.ROOT / package), quiet=2)
 
 
 def _keep(folder: Path, shape: Shape, result: boot.Result) -> Run:
     """Add what only this side knows to the guest's figures, and leave them in `results`."""
     measured = Run.load(folder / "bench.json")
     where = {"Rabbit": shape.describe(), **measured.where, "QEMU": _qemu(), "whole run": f"{result.seconds:.0f} s"}
-    run = dataclasses.replace(measured, where=where)
+    here = {"the same outside the guest, on the machine that emulates it": native.code_of_a_fence()}
+    run = dataclasses.replace(measured, where=where, started={**measured.started, **here})
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench.json").write_text(json.dumps(run.to_json(), indent=1) + "\n")
     if (folder / "profile.txt").exists():

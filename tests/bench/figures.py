@@ -43,7 +43,7 @@ class Run:
     """What it ran on, in words, by topic."""
     ways: Sequence[Figures]
     started: Mapping[str, float]
-    """Median seconds of starting processes in the same guest, by what was started."""
+    """Median seconds of what else was measured in the same guest, by what it was."""
     checks: int
     """Read-backs by the laboratory's own observer, each of all drives."""
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench.guest --folder FOLDER ...
 
-FOLDER holds `bare_minimum`, compiled; what is left there: `bench.json`, and `profile.txt` if asked for.
+It runs from `local.GUEST`. What is left in FOLDER: `bench.json`, and `profile.txt` if asked for.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench import figures
+from tests.bench import figures, local, native
 from tests.bench.figures import Figures, Run
 from tests.bench.rabbit import Rabbit
 from tests.bench.ways import Product, Way, all_ways, timed, write_hostmap
 
 PROFILED = 10
 STARTS = 3
+OUR_CODE = "nvmefence's own code in a fence of 18 drives, answers canned"
 
 
 def main() -> int:
@@ -36,13 +37,15 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    rabbit = Rabbit(options.folder / "bare_minimum")
-    hostmap = options.folder / "hosts.toml"
+    rabbit = Rabbit(local.GUEST / "bin" / "bare_minimum")
+    hostmap = local.GUEST / "hosts.toml"
     write_hostmap(hostmap, len(rabbit.targets))
-    run = _measure(rabbit, all_ways(rabbit, hostmap), _rounds(options))
+    ways = all_ways(rabbit, hostmap)
+    product = Product("io_uring", hostmap)
+    run = _measure(rabbit, ways, _rounds(options), product)
     (options.folder / "bench.json").write_text(json.dumps(run.to_json(), indent=1))
     if options.profile:
-        (options.folder / "profile.txt").write_text(_profile(rabbit, Product("io_uring", hostmap)))
+        (options.folder / "profile.txt").write_text(_profile(rabbit, product))
     return 0
 
 
@@ -58,7 +61,7 @@ def _rounds(options: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int]) -> Run:
+def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int], product: Product) -> Run:
     """Take the ways in turn, round by round, so that a slow moment of the machine falls on all of them."""
     measured = [way for way in ways if rounds[way.name]]
     commands = {}
@@ -75,7 +78,7 @@ def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int]) -> Run:
             took = time.monotonic() - started
             print(f"{number} {way.name} {seconds[way.name][-1]:.6f} ({took:.1f} s)", flush=True)
     results = [Figures(way.name, way.title, commands[way.name], seconds[way.name]) for way in measured]
-    return Run(_where(rabbit), results, _starts(), rabbit.checks)
+    return Run(_where(rabbit), results, _starts(product), rabbit.checks)
 
 
 def _back(rabbit: Rabbit) -> None:
@@ -94,17 +97,19 @@ def _where(rabbit: Rabbit) -> dict[str, str]:
     }
 
 
-def _starts() -> dict[str, float]:
-    """Measure what any process costs here, to read the figures of whole commands by."""
+def _starts(product: Product) -> dict[str, float]:
+    """Measure what any process costs here, and what comes before a fence, to read the other figures by."""
     imports = "import asyncio, nvmefence.cli.detach, nvmefence.nvme.queue, pyudev"
     commands = {
-        "/bin/true": ["/bin/true"],
-        "python, nothing imported": [sys.executable, "-S", "-c", "pass"],
-        "python": [sys.executable, "-c", "pass"],
-        "python, asyncio and pyudev": [sys.executable, "-c", "import asyncio, pyudev"],
-        "python, all that nvmefence detach imports": [sys.executable, "-c", imports],
+        "start of /bin/true": ["/bin/true"],
+        "start of python, nothing imported": [sys.executable, "-S", "-c", "pass"],
+        "start of python": [sys.executable, "-c", "pass"],
+        "start of python, asyncio and pyudev": [sys.executable, "-c", "import asyncio, pyudev"],
+        "start of python, all that nvmefence detach imports": [sys.executable, "-c", imports],
     }
-    return {name: statistics.median(timed(cmd) for _ in range(STARTS)) for name, cmd in commands.items()}
+    started = {name: statistics.median(timed(cmd) for _ in range(STARTS)) for name, cmd in commands.items()}
+    found = statistics.median(product.discover() for _ in range(STARTS))
+    return {**started, "finding the drives (pyudev)": found, OUR_CODE: native.code_of_a_fence()}
 
 
 def _profile(rabbit: Rabbit, product: Product) -> str:

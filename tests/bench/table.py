@@ -57,8 +57,7 @@ def aims(run: Run) -> list[str]:
 
 def _about(run: Run) -> list[str]:
     where = ", ".join(f"{topic} {value}" for topic, value in run.where.items())
-    starts = ", ".join(f"{what} {seconds(value)}" for what, value in run.started.items())
-    return [where, f"starting a process in the same guest: {starts}"]
+    return [where, *(f"also in this run: {what}: {seconds(value)}" for what, value in run.started.items())]
 
 
 def text(run: Run) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory import hostfile
 from nvmefence.nvme.transport import Command, Completion, Transport
 from nvmefence.site import open_site
-from tests.bench import figures
+from tests.bench import figures, local
 from tests.bench.rabbit import HOST, Rabbit, WrongResult
 
 DEADLINE = 60.0
@@ -77,6 +76,12 @@ class Product:
             raise WrongResult(report.message(HOST))
         return report
 
+    def discover(self) -> float:
+        """Find the drives; return the seconds it took."""
+        started = time.monotonic()
+        self._site.discover()
+        return time.monotonic() - started
+
     def seconds(self) -> float:
         """Fence once; return the report's own seconds."""
         return self.fence().seconds
@@ -102,7 +107,7 @@ def timed(command: Sequence[str]) -> float:
 
 def detach_command(backend: str, hostmap: Path) -> list[str]:
     """Return the command that an operator types."""
-    program = str(Path(sys.executable).parent / "nvmefence")
+    program = str(local.GUEST / "bin" / "nvmefence")
     settings = ["--hosts", str(hostmap), "--quiesce", "none", "--backend", backend, "--deadline", f"{DEADLINE:g}"]
     return [program, "detach", "--host", HOST, *settings]
 

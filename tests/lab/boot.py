@@ -143,7 +143,7 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "shape": plan.shape.as_json(),
         "command": list(plan.command),
         "limit": plan.limit,
-        "env": {**env, **plan.env},
+        "env": {**env, **plan.env, "NVMEFENCE_LAB_SHAPE": json.dumps(plan.shape.as_json())},
         "interactive": plan.interactive,
         "size": list(shutil.get_terminal_size()),
     }

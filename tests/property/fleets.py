@@ -82,9 +82,7 @@ class Recorder(EmulatedTransport):
         self._paths[handle] = path
         return handle
 
-    async def run(
-        self, device: int, commands: Sequence[Command], until: float | None = None
-    ) -> list[Completion]:
+    async def run(self, device: int, commands: Sequence[Command], until: float | None = None) -> list[Completion]:
         completions = await super().run(device, commands, until)
         self.answers += [(self._paths[device], c, a) for c, a in zip(commands, completions, strict=True)]
         return completions
@@ -230,7 +228,7 @@ def cases(draw: st.DrawFn, styles: Sequence[str] = STYLES) -> Case:
 
 
 def _names(host: str) -> list[str]:
-    short = host.split(".")[0]
+    short = host.split(".", maxsplit=1)[0]
     return [host, host.upper(), host.lower(), f"{short}-ib", short, *([] if "." in host else [f"{host}.site"])]
 
 
@@ -279,16 +277,14 @@ def _selector(style: str, number: int, name: str, drives: list[TrueDrive]) -> di
         return {"controllers": {"*": sorted(everywhere), "S0": sorted(drives[0].owners[name])}}
     by_nqn = style == "per-nqn"
     return {
-        "controllers": {
-            d.subsystem.nqn if by_nqn else d.subsystem.serial: sorted(d.owners[name]) for d in drives
-        }
+        "controllers": {d.subsystem.nqn if by_nqn else d.subsystem.serial: sorted(d.owners[name]) for d in drives}
     }
 
 
 def _plans(faults: st.SearchStrategy[Fault], scopes: Sequence[tuple[int, int]]) -> st.SearchStrategy[Plan]:
     times = st.one_of(st.none(), st.integers(1, 3))
     return st.builds(
-        lambda fault, scope, skip, n: Plan(fault, *scope, skip, n),
+        lambda fault, scope, skip, n: Plan(fault, scope[0], scope[1], skip, n),
         faults,
         st.sampled_from(scopes),
         st.integers(0, 8),
@@ -346,9 +342,7 @@ _false_data: Final = st.one_of(
     st.just(b""),
     st.just(bytes(PAGE)),
     st.binary(min_size=64, max_size=64).map(lambda data: data * (PAGE // 64)),
-    st.lists(st.integers(0, 14), min_size=1, max_size=6).map(
-        lambda ids: numbers_page("H", [len(ids), *ids])
-    ),
+    st.lists(st.integers(0, 14), min_size=1, max_size=6).map(lambda ids: numbers_page("H", [len(ids), *ids])),
     st.lists(st.integers(0, 14), min_size=1, max_size=6).map(lambda ids: numbers_page("I", ids)),
     st.integers(2048, 0xFFFF).map(lambda count: numbers_page("H", [count, 1, 2, 3])),
     st.just(numbers_page("H", [2, 5, 5])),

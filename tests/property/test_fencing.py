@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ QUIESCE = st.sampled_from([0.0, 0.0, 0.5, 2.0])
 DEADLINE = st.sampled_from([0.3, 3.0, 10.0])
 
 examples = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -73,7 +74,9 @@ def do_fence(
     return Result(report, carrier, 1000.0, clock.now)
 
 
-def sabotage(case: Case, transport: Recorder, plans: Sequence[Sequence[Plan]], races: Sequence[Sequence[Race]]) -> None:
+def sabotage(
+    case: Case, transport: Recorder, plans: Sequence[Sequence[Plan]], races: Sequence[Sequence[Race]]
+) -> None:
     for n, drive in enumerate(case.drives):
         transport.faults[drive.path] = Saboteur(
             case, drive, plans[n] if n < len(plans) else (), races[n] if n < len(races) else ()
@@ -133,7 +136,7 @@ def ids_of(answer: Completion, width: str, counted: int) -> list[int] | None:
             return None
     else:
         ids, reserved = values[: values.index(0)] if 0 in values else values, 0xFFFFFFFF
-    ascending = all(a < b for a, b in zip(ids, ids[1:], strict=False))
+    ascending = all(a < b for a, b in itertools.pairwise(ids))
     return ids if ascending and all(i < reserved for i in ids) else None
 
 
@@ -234,7 +237,10 @@ def test_a_drive_that_lies_is_believed_only_where_its_own_last_words_are_complet
 
 
 @examples
-@given(case=cases(["everywhere", "per-serial", "per-nqn", "override"]), plans=st.lists(fleets.lying_plans(), max_size=4))
+@given(
+    case=cases(["everywhere", "per-serial", "per-nqn", "override"]),
+    plans=st.lists(fleets.lying_plans(), max_size=4),
+)
 def test_lies_never_turn_explicit_ids_into_others(case: Case, plans: list[list[Plan]]) -> None:
     transport = case.transport()
     sabotage(case, transport, plans, [])

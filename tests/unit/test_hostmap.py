@@ -203,7 +203,9 @@ def test_name_is_found(asked: str, host: str) -> None:
     assert NAMES.find(asked).name == host
 
 
-@pytest.mark.parametrize("asked", ["", " ", ".", "c", "c11", "c2.other.org", "c3.c.org", "example.org", "*", "c1 c2"])
+@pytest.mark.parametrize(
+    "asked", ["", " ", ".", "c", "c11", "c2.other.org", "c3.c.org", "example.org", "*", "c1 c2"]
+)
 def test_name_is_not_guessed(asked: str) -> None:
     with pytest.raises(UnknownHostError) as unknown:
         NAMES.find(asked)
@@ -223,7 +225,7 @@ def test_exact_alias_wins_over_a_short_name() -> None:
 
 
 def test_close_miss_names_the_nearest_host() -> None:
-    with pytest.raises(UnknownHostError, match="did you mean 'c2.example.org'"):
+    with pytest.raises(UnknownHostError, match=r"did you mean 'c2\.example\.org'"):
         NAMES.find("c2.exampel.org")
 
 
@@ -254,7 +256,8 @@ def test_ignore_is_case_sensitive() -> None:
 @pytest.mark.parametrize("by", ["serials", "nqns"])
 def test_named_drives_are_chosen_and_the_absent_named(by: str) -> None:
     prefix = "" if by == "serials" else "nqn."
-    hostmap = parse(**{by: [f"{prefix}S1", f"{prefix}S2"]})
+    names: dict[str, Any] = {by: [f"{prefix}S1", f"{prefix}S2"]}
+    hostmap = parse(**names)
     one, two, boot = drive("S1"), drive("S2"), drive("BOOT")
     assert hostmap.select([boot, one, two]) == ([one, two], [])
     assert hostmap.select([boot, one]) == ([one], [f"drive {prefix}S2"])
@@ -359,7 +362,7 @@ def test_list_position_and_virtual_function_number_must_agree() -> None:
         ({"a": {"controllers": {"S2": 3}}}, view(), "names no controller for this drive"),
         ({"a": {"controllers": {}}}, view(), "names no controller for this drive"),
         ({"a": {"vf": 4}}, view(None, VFS), "virtual function 4 does not exist on this drive (it has 3)"),
-        ({"a": {"vf": 1}}, view(None, []), "virtual function 1 does not exist on this drive (it has 0)"),
+        ({"a": {"vf": 1}}, view(None, []), "it is not the drive's primary controller"),
         ({"a": {"vf": 1}}, view(range(9), None), "could not be read through our controller"),
     ],
 )

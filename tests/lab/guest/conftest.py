@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.lab import bringup, observer, writer
-from tests.lab.shape import SHAPES, Shape
+from tests.lab.shape import Shape
 
 
 @pytest.fixture(scope="session")
 def shape() -> Shape:
     """The shape of this guest."""
-    return SHAPES[os.environ["NVMEFENCE_LAB_GUEST"]]
+    return Shape.from_json(json.loads(os.environ["NVMEFENCE_LAB_SHAPE"]))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,119 @@
+"""Who reads the command's output: pipes that close early, terminals with and without colours, or gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+
+import pytest
+
+from tests.system.place import CLEAN, FLEET, HOSTS, REMOVED, SLOW, UNFENCEABLE, Place, outcomes
+
+
+@pytest.mark.parametrize(
+    ("words", "fault", "code"),
+    [
+        (["status"], "", 0),
+        (["check"], REMOVED, 9),
+        (["detach", "--host", "c1"], "", 0),
+        (["detach", "--host", "c1", "--json"], "", 0),
+        (["detach", "--host", "c1"], UNFENCEABLE, 1),
+        (["status", "--host", "x", "--json"], "", 4),
+        (["hosts", "show"], "", 0),
+        (["version"], "", 0),
+    ],
+)
+def test_reader_that_has_left_changes_no_exit_code(place: Place, words: list[str], fault: str, code: int) -> None:
+    place.write(FLEET + fault)
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            place.command(*words), cwd=place.path, env=CLEAN, stdout=writer, stderr=subprocess.PIPE, text=True,
+            timeout=30, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_reader_of_the_first_line_of_much_changes_no_exit_code(place: Place) -> None:
+    place.write("[fleet]\ndrives = 40\nsecondary_controllers = 5\nnamespaces = 40\n", HOSTS.replace("3", "40", 1))
+    command = " ".join(place.command("detach", "--host", "c1", "--json"))
+    done = place.spawn(["bash", "-c", f"{command} | head -1; echo ${{PIPESTATUS[0]}}"])
+    assert (done.stdout, done.stderr) == ("{\n0\n", "")
+
+
+def on_terminal(place: Place, command: list[str], **variables: str) -> tuple[int, str]:
+    """Run with standard output and error on a terminal of its own; return exit code and what it showed."""
+    ours, theirs = pty.openpty()
+    environment = {**CLEAN, "TERM": "xterm", "COLUMNS": "120", **variables}
+    process = subprocess.Popen(command, cwd=place.path, env=environment, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    return process.wait(timeout=30), shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
+)
+def test_colours_are_for_terminals_that_want_them(place: Place, variables: dict[str, str], coloured: bool) -> None:
+    code, shown = on_terminal(place, place.command("status"), **variables)
+    assert code == 0
+    assert ("\x1b[32mattached" in shown) is coloured
+    assert (re.search(r"\x1b\[\d+m", shown) is not None) is coloured
+    assert "attached" in shown
+
+
+def test_pipes_get_no_colour_and_no_progress(place: Place) -> None:
+    done = place.write(FLEET + SLOW).run("detach", "--host", "c1")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+def test_slow_fence_shows_on_a_terminal_what_it_waits_for(place: Place) -> None:
+    place.write(FLEET + SLOW)
+    code, shown = on_terminal(place, place.command("detach", "--host", "c1"))
+    assert code == 0
+    assert re.search(r"\d\.\d s  fencing c1: waiting for SLOW \((look|read|cut|read-back)\)", shown)
+    assert re.search(r"SIM00000\s+cut", shown)
+    assert shown.rindex("SIMULATED: Fenced c1") > shown.rindex("waiting for")
+
+
+def test_terminal_that_is_gone_stops_no_cut(place: Place) -> None:
+    place.write(FLEET + SLOW)
+    ours, theirs = pty.openpty()
+    environment = {**CLEAN, "TERM": "xterm"}
+    command = [*place.command("detach", "--host", "c1"), "--json"]
+    with open(place.path / "out.json", "w+") as out:
+        process = subprocess.Popen(command, cwd=place.path, env=environment, stdout=out, stderr=theirs)
+        os.close(theirs)
+        os.close(ours)
+        code = process.wait(timeout=30)
+        out.seek(0)
+        document = json.load(out)
+    assert code == document["exit"] == 0
+    assert set(outcomes(document).values()) == {"cut"}
+
+
+def wide(hosts: int) -> str:
+    return "".join(f'[hosts."compute-{n}.rack-1.example.org"]\nslot = {n}\n' for n in range(hosts))
+
+
+def test_sixteen_hosts_are_readable_on_a_narrow_terminal(place: Place) -> None:
+    place.write("[fleet]\ndrives = 1\nsecondary_controllers = 17\n", f"version=1\n[drives]\ncount=1\n{wide(16)}")
+    _, shown = on_terminal(place, place.command("status"), COLUMNS="80")
+    assert "compute-15.rack-1.example.org" in shown
+    assert "…" not in shown
