@@ -103,13 +103,16 @@ def load(
             values[key] = _parse(name, key, environment[name])
             if given is not None and values[key] != _parse(f"--{key}", key, given):
                 warn(f"{name}={environment[name]} in the environment takes precedence over --{key} {given}")
-    settings = Settings(**values)
+    return Settings(**values)
+
+
+def check_deadline(settings: Settings) -> None:
+    """Raise ConfigError if a fence could never be confirmed, because quiesce alone takes all of its time."""
     if settings.quiesce.seconds >= settings.deadline:
         raise ConfigError(
             f"quiesce {settings.quiesce.name} leaves nothing of the deadline of {settings.deadline:g} s",
             "give a longer --deadline or a shorter --quiesce",
         )
-    return settings
 
 
 def _from_file(

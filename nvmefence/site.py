@@ -46,7 +46,7 @@ def open_site(settings: Settings) -> Site:
         raise AccessError(f"backend {error}", "choose another with --backend auto") from None
     except OSError as error:
         raise AccessError(f"the submission queue cannot be opened: {error.strerror}") from None
-    return Site(queue, drives.discover, simulated=False)
+    return Site(queue, drives.Discovery(), simulated=False)
 
 
 def _simulated(path: str) -> Site:

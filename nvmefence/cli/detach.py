@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 
 from nvmefence.cli.text import Cell, Screen
-from nvmefence.config import Settings
+from nvmefence.config import Settings, check_deadline
 from nvmefence.errors import Exit
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
 from nvmefence.fencing.fence import Options, fence
@@ -30,6 +30,7 @@ _COLOURS = {
 
 def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
     """Fence the hosts named on the command line and print the evidence."""
+    check_deadline(settings)
     hostmap = load(settings.hosts)
     hosts = list({host.name: host for host in map(hostmap.find, arguments.host)}.values())
     site = open_site(settings)
@@ -136,7 +137,7 @@ def _row(drive: DriveEvidence, host: str) -> list[Cell | str]:
         ",".join(map(str, drive.targets.get(host, ()))) or "-",
         f"{len(taken)} of {drive.namespaces} namespaces" if drive.namespaces else "-",
         f"{(drive.seconds.get('total', 0.0) - drive.seconds.get('quiesce', 0.0)) * 1000:.1f}",
-        drive.quiesce if drive.quiesced else f"{drive.quiesce}: not met",
+        drive.quiesce if host in drive.quiesced else f"{drive.quiesce}: not met",
         drive.reason(host),
     ]
 

@@ -49,21 +49,20 @@ def discover(arguments: argparse.Namespace, settings: Settings, screen: Screen) 
     finally:
         site.transport.close()
         screen.clear()
+    unread = [facts.drive.serial for facts in every if facts.problem]
+    code = Exit.UNKNOWN_STATE if unread else Exit.OK if every else Exit.DRIVES_MISSING
     if arguments.json:
-        document = {"simulated": site.simulated, "drives": [facts.to_json() for facts in every]}
-        screen.raw(json.dumps(document, indent=2))
+        drives = [facts.to_json() for facts in every]
+        screen.raw(json.dumps({"simulated": site.simulated, "exit": int(code), "drives": drives}, indent=2))
     elif every:
         screen.raw(as_map(every, site.simulated))
     if not every:
         screen.error(
             "no NVMe drive was found on this machine", "is the nvme driver loaded? see: ls /sys/class/nvme"
         )
-        return Exit.DRIVES_MISSING
-    unread = [facts.drive.serial for facts in every if facts.problem]
     if unread:
         screen.error(f"could not read {', '.join(unread)}", "see: nvmefence hosts discover --json")
-        return Exit.UNKNOWN_STATE
-    return Exit.OK
+    return code
 
 
 def as_map(every: Sequence[DriveFacts], simulated: bool) -> str:

@@ -20,7 +20,8 @@ _COLOURS: Final = {State.ATTACHED: "green", State.PARTLY: "yellow", State.NONE: 
 def status(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
     """Print which host is attached to which drive."""
     hostmap = load(settings.hosts)
-    hosts = [hostmap.find(name) for name in arguments.host] if arguments.host else list(hostmap.hosts.values())
+    asked = map(hostmap.find, arguments.host) if arguments.host else hostmap.hosts.values()
+    hosts = list({host.name: host for host in asked}.values())
     site = open_site(settings)
     screen.progress("reading the drives")
     try:

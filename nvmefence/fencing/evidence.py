@@ -84,8 +84,8 @@ class DriveEvidence:
     advice: str = ""
     quiesce: str = "none"
     """The method that stands for writes under way, as applied."""
-    quiesced: bool = False
-    """Whether its rule was met."""
+    quiesced: set[str] = field(default_factory=set)
+    """The hosts for which its rule was met."""
     passes: int = 0
     """Complete or incomplete reads of the attachments."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class DriveEvidence:
         mine = set(self.targets[host])
         if not mine or any(mine.intersection(controllers) for controllers in self.remaining.values()):
             return Outcome.ATTACHED if mine else Outcome.UNKNOWN
-        if not self.quiesced:
+        if host not in self.quiesced:
             return Outcome.UNKNOWN
         return Outcome.CUT if self.detached(host) else Outcome.ALREADY
 
@@ -142,6 +142,7 @@ class DriveEvidence:
                     "outcome": self.outcome(host).value,
                     "controllers": list(self.targets.get(host, ())),
                     "detached": {str(nsid): list(ids) for nsid, ids in self.detached(host).items()},
+                    "quiesced": host in self.quiesced,
                     "reason": self.reason(host),
                 }
                 for host in self.hosts
@@ -153,7 +154,6 @@ class DriveEvidence:
             "problem": self.problem,
             "advice": self.advice,
             "quiesce": self.quiesce,
-            "quiesced": self.quiesced,
             "passes": self.passes,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
         }

@@ -43,7 +43,7 @@ async def fence(
     found: Sequence[Drive],
     hosts: Sequence[Host],
     options: Options,
-    progress: Progress = lambda _drive, _phase: None,
+    progress: Progress | None = None,
 ) -> FenceReport:
     """Detach every controller of `hosts` from every namespace of every expected drive, and prove it.
 
@@ -74,7 +74,9 @@ async def fence(
 class _DriveFence:
     """The fence of one drive. `evidence` is true at every moment, so an end at any line leaves no false word."""
 
-    def __init__(self, session: DriveSession, hosts: Sequence[Host], options: Options, progress: Progress) -> None:
+    def __init__(
+        self, session: DriveSession, hosts: Sequence[Host], options: Options, progress: Progress | None
+    ) -> None:
         drive = session.drive
         self.session = session
         self.hosts = hosts
@@ -89,6 +91,8 @@ class _DriveFence:
         """Rounds in a row in which only namespaces that cannot be read stood in the way. One such round may be
         a namespace that was deleted while it was read."""
         self.last_status: dict[tuple[int, int], int] = {}
+        self.clean_since: dict[str, float] = {}
+        """By host: loop time of the first of the complete reads, in a row, that showed none of its controllers."""
         self._loop = asyncio.get_running_loop()
         self._start = self._phase_start = self._loop.time()
         self._phase = ""
@@ -111,7 +115,6 @@ class _DriveFence:
     def _fail(self, reason: str, advice: str = "") -> None:
         self.evidence.problem = reason
         self.evidence.advice = advice
-        self.evidence.quiesced = False
 
     def _enter(self, phase: str) -> None:
         now = self._loop.time()
@@ -119,8 +122,9 @@ class _DriveFence:
             seconds = self.evidence.seconds
             seconds[self._phase] = seconds.get(self._phase, 0.0) + now - self._phase_start
         self._phase, self._phase_start = phase, now
-        with contextlib.suppress(Exception):  # a listener's trouble, such as a lost terminal, is not the drive's
-            self.progress(self.evidence, phase)
+        if self.progress is not None:
+            with contextlib.suppress(Exception):  # a listener's trouble is not the drive's
+                self.progress(self.evidence, phase)
 
     async def _fence(self) -> None:
         self._enter("open")
@@ -136,8 +140,11 @@ class _DriveFence:
         self._enter("read")
         attached = await self._read(fresh=False)
         self.evidence.found = attached.of(self.controllers)
-        await self._cut_until_clean(attached)
-        await self._quiesce()
+        try:
+            await self._cut_until_quiet(attached)
+        except DriveProblem:
+            await self._finish_the_others()
+            raise
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step, again and again while its failure may pass and the deadline has not."""
@@ -171,16 +178,58 @@ class _DriveFence:
         self.evidence.namespaces = len(attached.nsids)
         if attached.complete:
             self.evidence.remaining = attached.of(self.controllers)
+            self._note_clean()
+        else:  # it may have shown, in part, that a host is attached again
+            self.clean_since.clear()
+            self.evidence.quiesced.clear()
         return attached
 
-    async def _cut_until_clean(self, attached: Attached) -> None:
-        """Detach and read back until a complete read shows nothing; give up only with a reason."""
+    def _note_clean(self) -> None:
+        """After a complete read: which hosts are clean, and for which of them the quiesce rule is met by now."""
+        now = self._loop.time()
+        left = {cntlid for ids in (self.evidence.remaining or {}).values() for cntlid in ids}
+        for host, ids in self.evidence.targets.items():
+            if not left.isdisjoint(ids):
+                self.clean_since.pop(host, None)
+                self.evidence.quiesced.discard(host)
+            elif now >= self.clean_since.setdefault(host, now) + self.options.quiesce.seconds:
+                self.evidence.quiesced.add(host)
+
+    def _time_to_quiet(self) -> float:
+        """Seconds until the quiesce rule can be met for all hosts that are clean; 0 when it is."""
+        due = [
+            since + self.options.quiesce.seconds
+            for host, since in self.clean_since.items()
+            if host not in self.evidence.quiesced
+        ]
+        return max(max(due) - self._loop.time(), _PAUSES[1]) if due else 0.0
+
+    async def _wait_and_read(self, seconds: float) -> Attached:
+        self._enter("quiesce")
+        if self._loop.time() + seconds >= self.session.until:
+            raise DriveProblem(
+                f"the deadline leaves no time for quiesce {self.options.quiesce.name}", "give a longer --deadline"
+            )
+        await asyncio.sleep(seconds)
+        self._enter("read-back")
+        return await self._read()
+
+    async def _cut_until_quiet(self, attached: Attached) -> None:
+        """Detach and read back until complete reads show nothing for as long as the quiesce rule wants.
+
+        Gives up only with a reason: raises DriveProblem.
+        """
         attempt = 0
         while True:
             remaining = attached.of(self.controllers)
             if attached.complete and not remaining:
                 self.evidence.problem = self.evidence.advice = ""
-                return
+                wait = self._time_to_quiet()
+                if not wait:
+                    return
+                attached = await self._wait_and_read(wait)
+                attempt = 0
+                continue
             self._judge(attached, remaining, attempt)
             pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
             if self._loop.time() + pause >= self.session.until:
@@ -193,6 +242,15 @@ class _DriveFence:
             self._enter("read-back")
             attached = await self._read()
             attempt += 1
+
+    async def _finish_the_others(self) -> None:
+        """Where one host cannot be cut, meet the quiesce rule for those that a complete read showed clean."""
+        if self.evidence.remaining is None:
+            return
+        wait = self._time_to_quiet()
+        if wait:
+            with contextlib.suppress(DriveProblem):
+                await self._wait_and_read(wait)
 
     def _judge(self, attached: Attached, remaining: dict[int, tuple[int, ...]], attempt: int) -> None:
         """Write down what stands in the way, and raise DriveProblem if trying again cannot help."""
@@ -219,8 +277,6 @@ class _DriveFence:
         )
         self.evidence.problem = f"controller {cntlid} is still attached to namespace {nsid}: {why}"
         self.evidence.advice = status.advice(statuses[0])
-        if NO_ANSWER in statuses:
-            raise DriveProblem(*self._no_answer())
         if attempt >= _GIVE_UP and all(code and not status.may_retry(code) for code in statuses):
             raise DriveProblem(self.evidence.problem, self.evidence.advice)
 
@@ -230,10 +286,13 @@ class _DriveFence:
 
     async def _cut(self, remaining: dict[int, tuple[int, ...]]) -> None:
         """Send one detach for each namespace that a read just before showed attached, all in flight together."""
+        self.evidence.remaining = None
         batch = detach_commands(remaining, self.one_by_one)
         answers = await self.session.controller.run([command for command, _, _ in batch])
         for (_, nsid, ids), answer in zip(batch, answers, strict=True):
             self._record(nsid, ids, answer)
+        if any(answer.status == NO_ANSWER for answer in answers):
+            raise DriveProblem(*self._no_answer())
 
     def _record(self, nsid: int, ids: tuple[int, ...], answer: Completion) -> None:
         self.evidence.sent.append(
@@ -243,24 +302,6 @@ class _DriveFence:
             self.last_status[nsid, cntlid] = answer.status
         if answer.status and len(ids) > 1:
             self.one_by_one.add(nsid)
-
-    async def _quiesce(self) -> None:
-        """Meet the quiesce rule, then read back once more if time went by."""
-        seconds = self.options.quiesce.seconds
-        while seconds:
-            self._enter("quiesce")
-            if self._loop.time() + seconds >= self.session.until:
-                raise DriveProblem(
-                    f"the deadline leaves no time for quiesce {self.options.quiesce.name}",
-                    "give a longer --deadline",
-                )
-            await asyncio.sleep(seconds)
-            self._enter("read-back")
-            cuts = len(self.evidence.sent)
-            await self._cut_until_clean(await self._read())
-            if len(self.evidence.sent) == cuts:
-                break
-        self.evidence.quiesced = True
 
 
 def detach_commands(

@@ -11,7 +11,7 @@ from typing import Any
 from nvmefence.fencing.session import DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import HostMap
-from nvmefence.inventory.selectors import DriveView, Refusal
+from nvmefence.inventory.selectors import ByController, DriveView, Refusal
 from nvmefence.nvme import controller as nvme
 from nvmefence.nvme.controller import AnswerError
 from nvmefence.nvme.structures import Effects, IdentifyController, PrimaryCapabilities, SecondaryController
@@ -142,11 +142,29 @@ async def check(
         findings.append(Finding(Level.FAIL, "drives", "no expected drive is there", "is this the right machine?"))
     elif not selection.missing:
         findings.append(Finding(Level.OK, "drives", f"all {len(selection.drives)} expected drives are there"))
+    findings += _strange_names(hostmap, selection.drives)
     progress(f"asking {len(selection.drives)} drives")
     every = await inspect(transport, selection.drives, hostmap, deadline)
     for facts in every:
         findings += _drive_findings(facts, hostmap, transport.backend)
     return findings, every
+
+
+def _strange_names(hostmap: HostMap, drives: Sequence[Drive]) -> list[Finding]:
+    """Drives that a host's controllers are listed for, and that are none of the expected ones: often a slip."""
+    known = {name for drive in drives for name in drive.key}
+    return [
+        Finding(
+            Level.FAIL,
+            host.name,
+            f"its controllers name the drive {name}, which is none of the expected ones",
+            f'correct hosts.{host.name}.controllers."{name}" in {hostmap.path}',
+        )
+        for host in hostmap.hosts.values()
+        if isinstance(host.selector, ByController)
+        for name in host.selector.per_drive
+        if name not in known
+    ]
 
 
 def _drive_findings(facts: DriveFacts, hostmap: HostMap, backend: str) -> list[Finding]:

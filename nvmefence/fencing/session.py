@@ -14,7 +14,7 @@ from nvmefence.nvme import controller as nvme
 from nvmefence.nvme import status
 from nvmefence.nvme.controller import AnswerError, Controller
 from nvmefence.nvme.structures import IdentifyController
-from nvmefence.nvme.transport import Transport
+from nvmefence.nvme.transport import NO_ANSWER, Transport
 
 OPEN_PAUSE: Final = 0.05
 """Seconds between tries to open a controller that is not live."""
@@ -55,7 +55,7 @@ class Attached:
         """Return, by NSID, which of `controllers` are attached; namespaces without any are left out."""
         wanted = frozenset(controllers)
         return {
-            nsid: tuple(cntlid for cntlid in ids if cntlid in wanted)
+            nsid: tuple([cntlid for cntlid in ids if cntlid in wanted])
             for nsid, ids in self.by_nsid.items()
             if not wanted.isdisjoint(ids)
         }
@@ -141,7 +141,7 @@ class DriveSession:
         lists = iter(rest)
         read = [next(lists) if needed else None for needed, _ in wanted]
         for entry in read:
-            if isinstance(entry, AnswerError) and entry.may_pass:
+            if isinstance(entry, AnswerError) and (entry.may_pass or entry.status == NO_ANSWER):
                 raise DriveProblem.from_answer(entry)
         subsystem, secondaries = (None if isinstance(entry, AnswerError) else entry for entry in read)
         self.view = DriveView(self.drive, subsystem, secondaries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,14 +75,23 @@ def _pyudev() -> Any:
     return pyudev
 
 
-def discover() -> list[Drive]:
-    """Find all drives through pyudev's enumeration of sysfs, anew at each call; works without udevd.
+class Discovery:
+    """Finds drives. What it needs is loaded when it is made, so that a call on the fence path loads nothing."""
 
-    A controller that has not yet told its id (not live since it was added) is left out: nothing can be sent
-    through it, and the expected drives are counted elsewhere.
-    """
-    found = []
-    for device in _pyudev().Context().list_devices(subsystem="nvme"):
+    def __init__(self) -> None:
+        self._context = _pyudev().Context()
+
+    def __call__(self) -> list[Drive]:
+        """Find all drives through pyudev's enumeration of sysfs, anew at each call; works without udevd.
+
+        A controller that has not yet told its id (not live since it was added) is left out: nothing can be
+        sent through it, and the expected drives are counted elsewhere.
+        """
+        return group(_enumerate(self._context))
+
+
+def _enumerate(context: Any) -> Iterator[tuple[str, str, str, str, LocalController]]:
+    for device in context.list_devices(subsystem="nvme"):
         if not _CONTROLLER_NAME.match(device.sys_name):
             continue
         attributes = {
@@ -100,13 +109,10 @@ def discover() -> list[Drive]:
             state=attributes["state"],
             virtual_function=os.path.exists(f"{device.sys_path}/device/physfn"),
         )
-        found.append(
-            (
-                attributes["subsysnqn"],
-                attributes["serial"],
-                attributes["model"],
-                attributes["firmware_rev"],
-                controller,
-            )
+        yield (
+            attributes["subsysnqn"],
+            attributes["serial"],
+            attributes["model"],
+            attributes["firmware_rev"],
+            controller,
         )
-    return group(found)

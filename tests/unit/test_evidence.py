@@ -15,7 +15,7 @@ ONE = {"a": (3, 4)}
 
 
 def drive(serial: str = "S1", **facts: Any) -> DriveEvidence:
-    given: dict[str, Any] = {"targets": ONE, "remaining": {}, "quiesced": True, "hosts": ("a",)} | facts
+    given: dict[str, Any] = {"targets": ONE, "remaining": {}, "quiesced": {"a"}, "hosts": ("a",)} | facts
     return DriveEvidence(serial, f"nqn.{serial}", "M", **given)
 
 
@@ -37,11 +37,11 @@ def report(*drives: DriveEvidence, missing: Sequence[str] = (), hosts: Sequence[
         ({"remaining": {1: (9,)}}, Outcome.ALREADY),
         ({"remaining": {1: (9, 4)}}, Outcome.ATTACHED),
         ({"remaining": {1: (4,)}, "sent": [sent(1, 3, 4), sent(2, 3)]}, Outcome.ATTACHED),
-        ({"remaining": {1: (4,)}, "quiesced": False}, Outcome.ATTACHED),
+        ({"remaining": {1: (4,)}, "quiesced": {"b"}}, Outcome.ATTACHED),
         ({"remaining": None}, Outcome.UNKNOWN),
         ({"remaining": None, "sent": [sent(1, 3, 4)]}, Outcome.UNKNOWN),
-        ({"quiesced": False}, Outcome.UNKNOWN),
-        ({"quiesced": False, "sent": [sent(1, 3, 4)]}, Outcome.UNKNOWN),
+        ({"quiesced": {"b"}}, Outcome.UNKNOWN),
+        ({"quiesced": {"b"}, "sent": [sent(1, 3, 4)]}, Outcome.UNKNOWN),
         ({"targets": {}}, Outcome.UNKNOWN),
         ({"targets": {"a": ()}}, Outcome.UNKNOWN),
         ({"targets": {"b": (3,)}}, Outcome.UNKNOWN),
@@ -59,13 +59,13 @@ def test_outcome_of_a_host_on_a_drive(facts: dict[str, Any], expected: Outcome) 
 
 def test_every_part_of_the_proof_is_needed() -> None:
     """Of all combinations only the one with everything is confirmed."""
-    parts = itertools.product(({}, {"a": (3,)}), (None, {}, {1: (3,)}), (False, True), ({}, {"a": "no"}))
+    parts = itertools.product(({}, {"a": (3,)}), (None, {}, {1: (3,)}), (set(), {"a"}), ({}, {"a": "no"}))
     confirmed = [
         (targets, remaining, quiesced, refused)
         for targets, remaining, quiesced, refused in parts
         if drive(targets=targets, remaining=remaining, quiesced=quiesced, refused=refused).outcome("a").confirmed
     ]
-    assert confirmed == [({"a": (3,)}, {}, True, {})]
+    assert confirmed == [({"a": (3,)}, {}, {"a"}, {})]
 
 
 GOOD, BAD = drive("S1"), drive("S2", remaining=None)
@@ -127,7 +127,7 @@ def test_message_of_many_failures_stays_short() -> None:
 def test_json_of_a_drive_has_fixed_keys_and_every_host() -> None:
     keys = {
         "serial", "nqn", "model", "device", "own_controller", "hosts", "namespaces", "found", "sent", "read_back",
-        "problem", "advice", "quiesce", "quiesced", "passes", "seconds",
+        "problem", "advice", "quiesce", "passes", "seconds",
     }  # fmt: skip
     unread = DriveEvidence("S1", "n", "M", ("a", "b"))
     for evidence in (drive(sent=[sent(1, 3)]), unread):

@@ -203,6 +203,53 @@ def test_attachment_made_during_the_wait_is_cut_and_the_wait_begins_again() -> N
     assert bench.cut(1)
 
 
+def test_attachment_seen_by_an_incomplete_read_makes_the_wait_begin_again() -> None:
+    bench = Bench(namespaces=[1, 2])
+    raced: list[float] = []
+
+    def hook(_path: str, command: Command) -> Fault | None:
+        if bench.clock.now < 1002:
+            return None
+        if not raced:
+            raced.append(bench.clock.now)
+            bench.drives[0].set_attached(1, [1, 5])
+        unread = command == commands.attached_controllers(2) and bench.clock.now < 1002.5
+        return fail(0x006) if unread else None
+
+    bench.fault(hook)
+    report = bench.fence(quiesce=2.0)
+    assert report.confirmed("c1")
+    assert raced
+    assert bench.cut(1)
+    assert report.seconds >= 4.0, "the last cut came after 2 s, and the wait is 2 s"
+
+
+def test_host_that_cannot_be_cut_leaves_the_others_of_the_pass_confirmed() -> None:
+    bench = Bench(namespaces=[1])
+
+    def hook(_path: str, command: Command) -> Fault | None:
+        stuck = command.opcode == ATTACHMENT and 2 in command.data[2 : 2 + 2 * command.data[0] : 2]
+        return fail(0x4006) if stuck else None
+
+    bench.drives[0].set_attached(1, [1, 2, 5])
+    bench.fault(hook)
+    report = bench.fence("c1", "c2", "c3", quiesce=2.0)
+    assert bench.detaches()[0] == (1, (1, 2))
+    assert not report.confirmed("c2")
+    assert "still attached to namespace 1" in report.message("c2")
+    assert report.confirmed("c1")
+    assert report.confirmed("c3")
+    assert report.seconds >= 2.0, "the rule for writes under way holds for those as well"
+
+
+def test_hung_listing_of_controllers_is_no_answer_and_no_refusal() -> None:
+    bench = Bench()
+    bench.fault(lambda _path, command: hang() if command == commands.subsystem_controllers() else None)
+    report = bench.fence(deadline=1.0)
+    assert report.drives[0].outcome("c1") is Outcome.UNKNOWN
+    assert "no answer" in report.message("c1")
+
+
 def test_quiesce_without_time_left_is_not_confirmed_though_cut() -> None:
     bench = Bench()
     bench.fault(on(ATTACHMENT, fail(0x007), times=9))
