@@ -161,7 +161,7 @@ def test_settings_file_that_is_no_toml_is_refused_with_the_line(tmp_path: Path, 
 
 @pytest.mark.parametrize(("quiesce", "deadline"), [("wait:10", "10"), ("wait:10", "5"), ("wait:99999999999", "30")])
 def test_quiesce_that_leaves_no_time_is_refused(quiesce: str, deadline: str) -> None:
-    settings = load({"quiesce": quiesce, "deadline": deadline})
+    settings, _ = load({"quiesce": quiesce, "deadline": deadline})
     with pytest.raises(ConfigError, match="leaves nothing of the deadline"):
         config.check_deadline(settings)
 
