@@ -209,6 +209,8 @@ class Host:
             if "started" in data:
                 started = str(data["started"])
                 continue
+            if isinstance(data.get("longrepr"), list):  # JSON has no tuples; pytest wants one for a skip
+                data["longrepr"] = tuple(data["longrepr"])
             report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
             self._reports[name].setdefault(report.nodeid, []).append(report)
         return started
