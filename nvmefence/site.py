@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nvmefence.config import Settings
 from nvmefence.errors import AccessError
 from nvmefence.inventory import drives
 from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.nvme.transport import Transport
+from nvmefence.settings import Settings
 
 _CAP_SYS_ADMIN: Final = 1 << 21
 

@@ -8,11 +8,11 @@ import json
 from typing import Final
 
 from nvmefence.cli.text import Cell, Screen
-from nvmefence.config import Settings
 from nvmefence.errors import Exit
 from nvmefence.fencing import preflight
 from nvmefence.fencing.preflight import Finding, Level
 from nvmefence.inventory.hostfile import load
+from nvmefence.settings import Settings
 from nvmefence.site import open_site
 
 _COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.FAIL: "red"}

@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Sequence
 
 from nvmefence.cli.text import Cell, Screen
-from nvmefence.config import Settings, check_deadline
 from nvmefence.errors import Exit
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.fencing.survey import Survey, plan, survey
 from nvmefence.inventory.hostfile import load
 from nvmefence.inventory.hostmap import Host, HostMap
+from nvmefence.settings import Settings, check_deadline
 from nvmefence.site import Site, open_site
 
 _TICK = 0.2

@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 
 from nvmefence.cli.text import Screen, plain
-from nvmefence.config import Settings
 from nvmefence.errors import Exit
 from nvmefence.fencing.preflight import DriveFacts, inspect
 from nvmefence.inventory.hostfile import load
 from nvmefence.inventory.hostmap import Expected, HostMap
+from nvmefence.settings import Settings
 from nvmefence.site import open_site
 
 

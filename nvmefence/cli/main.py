@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from nvmefence import __version__
 from nvmefence.cli import front
 from nvmefence.cli.text import Screen
-from nvmefence.config import BACKENDS, Settings, load
 from nvmefence.errors import Exit, NvmefenceError
+from nvmefence.settings import BACKENDS, Settings, load
 
 _EXIT_CODES = """exit codes:
   0    done; a fence: confirmed by a read-back on every expected drive

@@ -8,10 +8,10 @@ import json
 from typing import Final
 
 from nvmefence.cli.text import Cell, Screen
-from nvmefence.config import Settings
 from nvmefence.errors import Exit
 from nvmefence.fencing.survey import DriveSurvey, State, Survey, survey
 from nvmefence.inventory.hostfile import load
+from nvmefence.settings import Settings
 from nvmefence.site import open_site
 
 _COLOURS: Final = {State.ATTACHED: "green", State.PARTLY: "yellow", State.NONE: "blue", State.UNKNOWN: "red"}

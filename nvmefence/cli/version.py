@@ -8,8 +8,8 @@ import platform
 
 from nvmefence import __version__
 from nvmefence.cli.text import Screen
-from nvmefence.config import Settings
 from nvmefence.errors import Exit
+from nvmefence.settings import Settings
 
 
 def version(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nvmefence.config import Settings
 from nvmefence.fencing import quiesce
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory import hostfile
 from nvmefence.nvme.transport import Command, Completion, Transport
+from nvmefence.settings import Settings
 from nvmefence.site import open_site
 from tests.bench import figures, local
 from tests.bench.rabbit import HOST, Rabbit, WrongResult

@@ -11,11 +11,11 @@ import pytest
 from nvmefence.cli.detach import _Board, _print, _row
 from nvmefence.cli.hosts import as_map
 from nvmefence.cli.text import Cell, Screen, plain
-from nvmefence.config import Settings
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport
 from nvmefence.fencing.preflight import DriveFacts
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
+from nvmefence.settings import Settings
 
 EVIL = "S\x1b[2J\r\n\x07\x9b31m\u202e\u2028\0\x7f\ttail"
 

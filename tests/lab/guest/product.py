@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nvmefence.config import Settings
 from nvmefence.fencing import quiesce
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory.hostfile import load
+from nvmefence.settings import Settings
 from nvmefence.site import open_site
 from tests.lab import observer
 from tests.lab.shape import Kind, Shape

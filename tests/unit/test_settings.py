@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from nvmefence import config
-from nvmefence.config import Settings
+from nvmefence import settings as config
 from nvmefence.errors import ConfigError, NvmefenceError
 from nvmefence.fencing.quiesce import Quiesce
+from nvmefence.settings import Settings
 
 
 @pytest.fixture(autouse=True)
