@@ -6,10 +6,10 @@
  * by the kernel in the context of the submitting thread whenever it enters or leaves the kernel (plain task
  * work: IORING_SETUP_DEFER_TASKRUN would tie the ring to one thread and need an extra call to reap).
  *
- * Status 0 is weaker here than from the ioctl. Linux 6.8 to 6.11.6, and kernels before 6.6 without the fix, complete a
- * request that the block layer failed before it was sent with 0 (nvme_uring_cmd_end_io without blk_status_to_errno;
- * fixed by 1147dd050356 and, again, 5eed4fb274cd). Poisoned read buffers show it; a command that returns no data
- * must be confirmed by one that does.
+ * Status 0 is weaker here than from the ioctl. Some kernels complete a request that the block layer failed before it
+ * was sent with 0 (nvme_uring_cmd_end_io without blk_status_to_errno; fixed by 1147dd050356, undone by d6aacee9255e,
+ * fixed again by 5eed4fb274cd). Poisoned read buffers show it; a command that returns no data must be confirmed by
+ * one that does.
  *
  * Nothing is lost: no more commands are in flight than the completion ring has room for.
  */

@@ -21,7 +21,6 @@ secondary_controllers = [1, 2, 5]
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from nvmefence.errors import ConfigError, nearest
 from nvmefence.nvme.commands import MAX_CNTLID, MAX_NSID
 from nvmefence.nvme.emulated_data import QEMU_7_2, SPECIFICATION, Namespace, Quirks
 from nvmefence.nvme.structures import SECONDARIES_PER_LIST
+from nvmefence.tomlfile import read_toml
 
 _BLOCK: Final = 4096
 _QUIRKS: Final[Mapping[str, Quirks]] = {"specification": SPECIFICATION, "qemu-7.2": QEMU_7_2}
@@ -87,16 +87,7 @@ class FleetPlan:
 def read_plan(path: str | Path) -> FleetPlan:
     """Read and check a fleet file. Raises FleetError."""
     path = Path(path)
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise FleetError(f"there is no fleet file {path}", "write one; the manual has an example") from None
-    except OSError as error:
-        raise FleetError(f"cannot read the fleet file {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise FleetError(f"{path}: not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise FleetError(f"{path}: {error}", "correct the file") from None
+    document = read_toml(path, "fleet file", "write one; the README has an example", FleetError)
     return _Reader(path).plan(document)
 
 
