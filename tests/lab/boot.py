@@ -160,9 +160,8 @@ def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
         shell.write_text(f"#!/bin/sh\ncd {shlex.quote(str(host.ROOT))} && exec {inside}\n")
         shell.chmod(0o755)
         start = ["--quiet", "--shell", str(shell)]
-    kvm = [] if os.environ.get("NVMEFENCE_LAB_KVM") == "1" else ["--disable-kvm"]
     return [
-        *bounds, str(host.vng()), "--run", str(chosen.image), *kvm,
+        *bounds, str(host.vng()), "--run", str(chosen.image), "--disable-kvm",
         "--force-9p", *start,
         "--memory", f"{plan.shape.memory}M", "--cpus", "2", f"--rwdir={folder}", "--cwd", str(host.ROOT),
         "--append", f"nvme_core.multipath={'Y' if plan.shape.multipath else 'N'}",
