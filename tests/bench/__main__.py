@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -119,8 +118,7 @@ def _qemu() -> str:
     program = host.tool("qemu-system-x86_64") or "qemu-system-x86_64"
     said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
     found = re.search(r"version (\S+)", said)
-    how = "KVM" if os.environ.get("NVMEFENCE_LAB_KVM") == "1" else "software emulation (TCG)"
-    return f"{found[1] if found else 'unknown'}, {how}, 2 CPUs"
+    return f"{found[1] if found else 'unknown'}, software emulation (TCG), 2 CPUs"
 
 
 if __name__ == "__main__":
