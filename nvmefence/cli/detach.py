@@ -157,7 +157,9 @@ def _what_next(report: FenceReport, host: str, screen: Screen) -> None:
     screen.line(f"{host} may still be able to write. What to do:", "bold")
     advice = [f"{drive.serial}: {drive.advice}" for drive in report.drives if drive.reason(host) and drive.advice]
     if report.missing:
-        advice.append("put the missing drives back, or take them out of the host map if they are gone for good")
+        advice.append(
+            "make the drives agree with [drives] in the host map: put a missing one back, or correct the map"
+        )
     for text in dict.fromkeys(advice):
         screen.line(f"  - {text}")
     screen.line(f"  - try again: nvmefence detach --host {shlex.quote(host)}")
@@ -205,7 +207,7 @@ def _dry_run(result: Survey, hosts: Sequence[Host], as_json: bool, screen: Scree
         f"{mark}dry run: {len(planned)} commands would be sent to cut {', '.join(names)}; none was sent", "bold"
     )
     for text in result.missing:
-        screen.line(f"missing: {text}: a fence would not be confirmed", "red")
+        screen.line(f"{text}: a fence would not be confirmed", "red")
     for drive in result.drives:
         for text in dict.fromkeys([drive.problem, *(host.reason for host in drive.hosts.values())]):
             if text:

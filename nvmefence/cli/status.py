@@ -55,7 +55,7 @@ def _matrix(result: Survey, hosts: list[str], screen: Screen) -> None:
         rows.append([drive.serial, str(len(drive.namespaces)) if drive.namespaces else "-", *cells])
     screen.table(["drive", "namespaces", *hosts], rows)
     for text in result.missing:
-        screen.line(f"missing: {text}", "red")
+        screen.line(text, "red")
     if not result.drives:
         screen.line("no expected drive is there: is this the right machine? see: nvmefence check", "red")
     seen = set()

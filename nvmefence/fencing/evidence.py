@@ -170,7 +170,7 @@ class FenceReport:
     hosts: tuple[str, ...]
     drives: Sequence[DriveEvidence]
     missing: Sequence[str]
-    """What of the expected drives is missing, in words."""
+    """What of the expected drives is missing, or too much, in words."""
     backend: str
     started_at: str
     """RFC 3339, UTC."""
@@ -194,7 +194,7 @@ class FenceReport:
             pairs = sum(len(ids) for drive in good for ids in drive.detached(host).values())
             did = f"detached {_count(pairs, 'attachment')} on" if pairs else "already detached on all of"
             return f"{mark}Fenced {host}: {did} {_count(len(good), 'drive')} in {self.seconds:.3f} s"
-        reasons = [f"{', '.join(self.missing)} missing"] if self.missing else []
+        reasons = list(self.missing)
         reasons += [
             f"{drive.serial}: {drive.reason(host)}" for drive in self.drives if not drive.outcome(host).confirmed
         ]

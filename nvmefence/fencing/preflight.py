@@ -133,9 +133,7 @@ async def check(
     """Check that every host of the map could be fenced on every expected drive; changes nothing."""
     selection = hostmap.select(found)
     findings = [
-        Finding(
-            Level.FAIL, "drives", f"missing: {text}", "look at the drive's slot, power and link, or correct the map"
-        )
+        Finding(Level.FAIL, "drives", text, "look at the drive's slot, power and link, or correct the map")
         for text in selection.missing
     ]
     if not selection.drives:

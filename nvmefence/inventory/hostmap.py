@@ -37,7 +37,7 @@ class Selection(NamedTuple):
 
     drives: list[Drive]
     missing: list[str]
-    """Each missing drive in words; not empty means that no fence can be confirmed."""
+    """What is missing, or too much, in words; not empty means that no fence can be confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,11 @@ class HostMap:
         if self.expected.count is not None:
             missing = []
             if len(drives) < self.expected.count:
-                missing.append(f"{self.expected.count - len(drives)} of {self.expected.count} drives")
+                missing.append(f"{self.expected.count - len(drives)} of {self.expected.count} drives missing")
             elif len(drives) > self.expected.count:
                 listed = ", ".join(drive.serial for drive in drives)
                 missing.append(
-                    f"certainty: {len(drives)} drives found, {self.expected.count} expected ({listed}); "
+                    f"{len(drives)} drives found, {self.expected.count} expected ({listed}); "
                     f"name those that are not shared under ignore in [drives]"
                 )
             return Selection(drives, missing)
@@ -154,9 +154,9 @@ class HostMap:
             matching = [drive for drive in drives if name == (drive.serial if by_serial else drive.nqn)]
             chosen.extend(matching)
             if not matching:
-                missing.append(f"drive {name}")
+                missing.append(f"drive {name} missing")
             elif len(matching) > 1:
-                missing.append(f"certainty: {len(matching)} drives call themselves {name}")
+                missing.append(f"{len(matching)} drives call themselves {name}")
         return Selection(chosen, missing)
 
 

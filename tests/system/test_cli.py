@@ -110,7 +110,7 @@ def test_5_missing_drive_is_not_confirmed_though_the_rest_is_cut(place: Place) -
     place.write(FLEET + REMOVED)
     code, document = place.json("detach", "--host", "c1")
     assert code == document["exit"] == 5
-    assert document["hosts"][0]["missing"] == ["1 of 3 drives"]
+    assert document["hosts"][0]["missing"] == ["1 of 3 drives missing"]
     assert outcomes(document) == {"SIM00000": "cut", "SIM00002": "cut"}
     assert place.run("status").returncode == 5
     assert place.run("detach", "--host", "c1", "--dry-run").returncode == 5

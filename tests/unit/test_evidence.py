@@ -114,7 +114,9 @@ def test_message_names_drives_reasons_and_numbers() -> None:
     cut = drive("S1", sent=[sent(1, 3, 4), sent(2, 3)])
     assert report(cut, GOOD).message("a") == "Fenced a: detached 3 attachments on 2 drives in 0.250 s"
     assert report(GOOD).message("a") == "Fenced a: already detached on all of 1 drive in 0.250 s"
-    failed = report(GOOD, drive("S2", remaining=None, problem="no answer"), missing=["drive S9"]).message("a")
+    failed = report(GOOD, drive("S2", remaining=None, problem="no answer"), missing=["drive S9 missing"]).message(
+        "a"
+    )
     assert failed == "NOT fenced a: drive S9 missing; S2: no answer (1 of 2 drives cut)"
     assert "no expected drive is there" in report().message("a")
 

@@ -236,8 +236,8 @@ def test_count_is_met_exactly() -> None:
     hostmap = parse(count=2)
     two = [drive("S1"), drive("S2")]
     assert hostmap.select(two) == (two, [])
-    assert hostmap.select(two[:1]).missing == ["1 of 2 drives"]
-    assert hostmap.select([]).missing == ["2 of 2 drives"]
+    assert hostmap.select(two[:1]).missing == ["1 of 2 drives missing"]
+    assert hostmap.select([]).missing == ["2 of 2 drives missing"]
     over = hostmap.select([*two, drive("BOOT")])
     assert "3 drives found, 2 expected (S1, S2, BOOT)" in over.missing[0]
 
@@ -260,7 +260,7 @@ def test_named_drives_are_chosen_and_the_absent_named(by: str) -> None:
     hostmap = parse(**names)
     one, two, boot = drive("S1"), drive("S2"), drive("BOOT")
     assert hostmap.select([boot, one, two]) == ([one, two], [])
-    assert hostmap.select([boot, one]) == ([one], [f"drive {prefix}S2"])
+    assert hostmap.select([boot, one]) == ([one], [f"drive {prefix}S2 missing"])
 
 
 def test_two_drives_of_one_name_are_both_cut_and_never_certain() -> None:
@@ -272,7 +272,7 @@ def test_two_drives_of_one_name_are_both_cut_and_never_certain() -> None:
 
 
 def test_expected_drive_that_is_ignored_is_missing() -> None:
-    assert parse(serials=["S1"], ignore=["S*"]).select([drive("S1")]) == ([], ["drive S1"])
+    assert parse(serials=["S1"], ignore=["S*"]).select([drive("S1")]) == ([], ["drive S1 missing"])
 
 
 def test_controllers_of_one_subsystem_are_one_drive() -> None:

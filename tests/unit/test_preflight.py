@@ -96,7 +96,7 @@ def test_controller_without_namespace_management_fails_the_check() -> None:
 def test_missing_drive_fails_the_check_and_the_rest_is_checked() -> None:
     bench = Bench()
     del bench.found[0]
-    assert bench.failures() == [("drives", "missing: 1 of 2 drives")]
+    assert bench.failures() == [("drives", "1 of 2 drives missing")]
     assert "S1" in [f.subject for f in bench.check()[0]]
 
 
