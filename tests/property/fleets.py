@@ -50,6 +50,8 @@ class Processed(NamedTuple):
     opcode: int
     cns: int
     nsid: int
+    named: frozenset[int]
+    """The controllers in the list that came with it; empty when it is no Namespace Attachment."""
     truth: dict[int, tuple[int, ...]]
 
 
@@ -65,7 +67,10 @@ class Witness(EmulatedSubsystem):
     def execute(self, cntlid: int, sqe: bytes, data: bytes) -> tuple[int, int, bytes]:
         (nsid,) = struct.unpack_from("<I", sqe, 4)
         (cdw10,) = struct.unpack_from("<I", sqe, 40)
-        self.history.append(Processed(self.now(), sqe[0], cdw10 & 0xFF, nsid, self.truth()))
+        named: frozenset[int] = frozenset()
+        if sqe[0] == NAMESPACE_ATTACHMENT:
+            named = frozenset(struct.unpack_from(f"<{struct.unpack_from('<H', data)[0]}H", data, 2))
+        self.history.append(Processed(self.now(), sqe[0], cdw10 & 0xFF, nsid, named, self.truth()))
         return super().execute(cntlid, sqe, data)
 
 

@@ -97,11 +97,13 @@ def truth_showed_nothing(drive: TrueDrive, controllers: frozenset[int], quiesce:
     if not lists:
         return False
     looks = {p.nsid: p for p in drive.subsystem.history if p.opcode == IDENTIFY and p.cns == ATTACHED}
-    cuts = [p.when for p in drive.subsystem.history if p.opcode == NAMESPACE_ATTACHMENT]
+    cuts = [p for p in drive.subsystem.history if p.opcode == NAMESPACE_ATTACHMENT]
+    last = max((p.when for p in cuts), default=0.0)
+    quiet = max((p.when + quiesce for p in cuts if p.named & controllers), default=0.0)
     for nsid in lists[-1].truth:
         if nsid not in looks or controllers.intersection(looks[nsid].truth.get(nsid, ())):
             return False
-        if cuts and looks[nsid].when < max(cuts) + quiesce - 1e-6:
+        if looks[nsid].when < max(last, quiet) - 1e-6:
             return False
     return True
 
