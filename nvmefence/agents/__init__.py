@@ -1,0 +1,1 @@
+"""Fence agents for Pacemaker: the calling convention, and the agents that follow it."""

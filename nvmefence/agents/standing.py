@@ -1,0 +1,88 @@
+"""What the directories tell besides one request: are they usable, is a watcher there, which nodes are fenced."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from nvmefence.agents import exchange
+from nvmefence.spool import files
+from nvmefence.spool.errors import ReadFailed, Refused, UnsafeName
+
+HEARTBEAT = ".watcher"
+"""The watcher touches this file in the request directory; it holds its process id and the time."""
+HEARTBEAT_AGE_S = 30.0
+
+
+def unusable(request_dir: str, response_dir: str) -> str:
+    """Return why the directories cannot be used for a fence, else an empty string.
+
+    A file is really created in the request directory and removed again: permission bits tell root nothing, and
+    neither do they tell of a full disk or of NFS.
+    """
+    path = request_dir
+    try:
+        probe = os.path.join(path, f".probe-{os.getpid()}-{os.urandom(4).hex()}.tmp")
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        os.unlink(probe)
+        path = response_dir
+        os.listdir(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
+
+
+def no_heartbeat(request_dir: str) -> str:
+    """Return why no watcher seems to serve the request directory, else an empty string."""
+    path = os.path.join(request_dir, HEARTBEAT)
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return f"no watcher serves {request_dir}: there is no {HEARTBEAT}; start nvmefence's watcher"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is not a regular file"
+    age = time.time() - found.st_mtime
+    if age >= HEARTBEAT_AGE_S:
+        return f"the watcher of {request_dir} gave its last sign of life {age:.0f} s ago"
+    if age < -HEARTBEAT_AGE_S:
+        return f"{path} is {-age:.0f} s in the future: a clock is wrong"
+    return ""
+
+
+def fenced_nodes(response_dir: str) -> set[str]:
+    """Return the nodes whose successful response stands in the directory: these are cut off.
+
+    Counts as the NNF node manager does: any `*.json` with a target_node and success true or status "success". The
+    response to an `on` does not count, nor one that contradicts itself. A file that is no response at all says
+    nothing about a node. Raises ReadFailed or DirectoryLost if the directory or
+    a file that might tell cannot be read.
+    """
+    nodes = set()
+    with files.open_directory(response_dir) as place:
+        try:
+            names = os.listdir(place.fd)
+        except OSError as error:
+            raise ReadFailed(f"cannot list {response_dir!a}: {error.strerror}", error.errno or 0) from None
+        for name in names:
+            if name.startswith(".") or not name.endswith(".json"):
+                continue
+            try:
+                answer = exchange.read_object_in(place, name) or {}
+            except (Refused, UnsafeName, exchange.Unfinished):
+                continue
+            node = answer.get("target_node")
+            if isinstance(node, str) and _fences(answer):
+                nodes.add(node)
+    return nodes
+
+
+def _fences(answer: dict[str, object]) -> bool:
+    success, status = answer.get("success"), answer.get("status")
+    if "on" in (answer.get("action"), answer.get("action_performed")):
+        return False
+    if success is False or status == "error":
+        return False
+    return success is True or status == "success"
