@@ -53,5 +53,5 @@ def test_random_life_is_clean_under_address_and_undefined_behaviour_sanitizers(t
 
 
 def test_random_life_is_clean_under_thread_sanitizer(tmp_path: Path) -> None:
-    program = build_stress(tmp_path, "clang", "thread")
+    program = build_stress(tmp_path, "gcc", "thread")
     run_stress(program, "5000", "1", "no-fork")
