@@ -91,6 +91,8 @@ class _DriveFence:
         """Rounds in a row in which only namespaces that cannot be read stood in the way. One such round may be
         a namespace that was deleted while it was read."""
         self.last_status: dict[tuple[int, int], int] = {}
+        self.refusal_advice = ""
+        """What to do about a host that is refused on this drive."""
         self.clean_since: dict[str, float] = {}
         """By host: loop time of the first of the complete reads, in a row, that showed none of its controllers."""
         self._loop = asyncio.get_running_loop()
@@ -165,7 +167,7 @@ class _DriveFence:
                 ids = self.session.resolve(host)
             except Refusal as refusal:
                 self.evidence.refused[host.name] = refusal.reason
-                self.evidence.advice = refusal.advice
+                self.evidence.advice = self.refusal_advice = refusal.advice
             else:
                 self.evidence.targets[host.name] = tuple(sorted(ids))
         self.controllers = frozenset(i for ids in self.evidence.targets.values() for i in ids)
@@ -223,7 +225,7 @@ class _DriveFence:
         while True:
             remaining = attached.of(self.controllers)
             if attached.complete and not remaining:
-                self.evidence.problem = self.evidence.advice = ""
+                self.evidence.problem, self.evidence.advice = "", self.refusal_advice
                 wait = self._time_to_quiet()
                 if not wait:
                     return

@@ -319,6 +319,7 @@ def test_refused_host_leaves_the_others_of_the_pass_alone() -> None:
     assert report.confirmed("c1")
     assert not report.confirmed("c2")
     assert report.drives[0].outcome("c2") is Outcome.REFUSED
+    assert "hosts discover" in report.drives[0].advice, "the cut of the other host does not take the advice away"
     assert bench.detaches() == [(1, (1,)), (2, (1,)), (3, (1,))]
 
 
