@@ -79,7 +79,7 @@ def _work(work: Callable[[], int], writer: int) -> None:
 def finish(work: Callable[[], int]) -> int:
     """Run `work` and flush what it printed; a defect is shown and is `Exit.INTERNAL`.
 
-    A reader that has left (`nvmefence ... | head -1`) changes nothing about the result.
+    Output that cannot be written (`nvmefence ... | head -1`, a full disk) changes nothing about the result.
     """
     try:
         code = work()
@@ -92,7 +92,7 @@ def finish(work: Callable[[], int]) -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:  # the reader has left, the disk is full, the terminal is gone
             quiet = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(quiet, stream.fileno())
             os.close(quiet)

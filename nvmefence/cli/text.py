@@ -38,7 +38,7 @@ class Screen:
         self.colour = _wants_colour(self.out)
         self.live = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._live_text = ""
-        self._reader_left = False
+        self._lost: list[TextIO] = []
         self._started = time.monotonic()
 
     def paint(self, text: str, colour: str) -> str:
@@ -52,12 +52,18 @@ class Screen:
 
     def raw(self, text: str) -> None:
         """Print text that is our own, as it is."""
-        if self._reader_left:
+        self._emit(self.out, text if text.endswith("\n") else text + "\n")
+
+    def _emit(self, stream: TextIO, text: str) -> None:
+        """Write; once that fails (reader gone, disk full, terminal lost) be silent: the exit code stays true."""
+        if stream in self._lost:
             return
         try:
-            self.out.write(text if text.endswith("\n") else text + "\n")
-        except BrokenPipeError:  # the exit code still tells the truth
-            self._reader_left = True
+            stream.write(text)
+            if stream is self.err:
+                stream.flush()
+        except OSError:
+            self._lost.append(stream)
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> None:
         """Print an aligned table; with rich installed and a terminal, a framed one."""
@@ -91,7 +97,9 @@ class Screen:
         needed = console.measure(table, options=console.options.update(width=_ANY_WIDTH)).minimum
         if needed > console.width:
             return False
-        console.print(table)
+        with console.capture() as captured:
+            console.print(table)
+        self.raw(captured.get())
         return True
 
     def progress(self, text: str) -> None:
@@ -99,8 +107,7 @@ class Screen:
         if not self.live:
             return
         shown = f"{time.monotonic() - self._started:5.1f} s  {plain(text)}"
-        self.err.write("\r\x1b[2K" + shown)
-        self.err.flush()
+        self._emit(self.err, "\r\x1b[2K" + shown)
         self._live_text = shown
 
     def settled(self, text: str, colour: str = "") -> None:
@@ -110,23 +117,21 @@ class Screen:
         again = self._live_text
         self.clear()
         code = _COLOURS.get(colour)
-        self.err.write((f"\x1b[{code}m{plain(text)}\x1b[0m" if code else plain(text)) + "\n" + again)
-        self.err.flush()
+        self._emit(self.err, (f"\x1b[{code}m{plain(text)}\x1b[0m" if code else plain(text)) + "\n" + again)
         self._live_text = again
 
     def clear(self) -> None:
         """Remove the live line."""
         if self._live_text:
-            self.err.write("\r\x1b[2K")
-            self.err.flush()
+            self._emit(self.err, "\r\x1b[2K")
             self._live_text = ""
 
     def error(self, what: str, advice: str = "") -> None:
         """Print an error and what to do about it."""
         self.clear()
-        self.err.write(f"nvmefence: {plain(what)}\n")
+        self._emit(self.err, f"nvmefence: {plain(what)}\n")
         if advice:
-            self.err.write(f"  what to do: {plain(advice)}\n")
+            self._emit(self.err, f"  what to do: {plain(advice)}\n")
 
 
 def _wants_colour(stream: TextIO) -> bool:

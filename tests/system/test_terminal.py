@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -117,3 +118,13 @@ def test_sixteen_hosts_are_readable_on_a_narrow_terminal(place: Place) -> None:
     _, shown = on_terminal(place, place.command("status"), COLUMNS="80")
     assert "compute-15.rack-1.example.org" in shown
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+@pytest.mark.parametrize(("host", "code"), [("c1", 0), ("nobody", 4)])
+def test_full_disk_under_the_output_keeps_the_exit_code_true(
+    place: Place, host: str, code: int, form: list[str]
+) -> None:
+    command = shlex.join(place.command("detach", "--host", host, *form))
+    assert place.spawn(["bash", "-c", f"{command} >/dev/full 2>/dev/full"]).returncode == code
+    assert place.attached()["SIM00000"]["1"] == ([1, 3, 4, 5] if code == 0 else [1, 2, 3, 4, 5])
