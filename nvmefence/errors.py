@@ -29,6 +29,8 @@ class Exit(enum.IntEnum):
     """`status`, `hosts discover`, dry run: some drive could not be read, so its part of the answer is missing."""
     CHECK_FAILED = 9
     """`check`: a fence would fail, or something needs attention first."""
+    BUSY = 10
+    """`watch`: another watcher serves the request directory. Nothing was done."""
     INTERNAL = 70
     """A defect in nvmefence. A fence that ended so is not confirmed."""
     INTERRUPTED = 130
@@ -62,6 +64,12 @@ class AccessError(NvmefenceError):
     """Not permitted, or a part of the system that was asked for is not available."""
 
     exit_code = Exit.NO_ACCESS
+
+
+class BusyError(NvmefenceError):
+    """Somebody else is doing this already."""
+
+    exit_code = Exit.BUSY
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -11,19 +11,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from nvmefence import config
 from nvmefence.errors import ConfigError, nearest
 from nvmefence.fencing import quiesce
 from nvmefence.tomlfile import read_toml
 
 SETTINGS_FILE: Final = "/etc/nvmefence/nvmefence.toml"
 HOSTS_FILE: Final = "/etc/nvmefence/hosts.toml"
+LOG_DIR: Final = "/var/log/gfs2-fencing"
+AUDIT_FILE: Final = "/var/lib/nvmefence/audit.jsonl"
 BACKENDS: Final = ("auto", "io_uring", "ioctl")
 MAX_DEADLINE: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set. Each field is a key of the settings file, `--KEY`, and NVMEFENCE_KEY."""
+    """Everything that can be set. Each field is a key of the settings file, `--KEY`, and NVMEFENCE_KEY.
+
+    The directories are also set by the variables that the fence agents read, see `_SHARED_VARIABLES`.
+    """
 
     hosts: str = HOSTS_FILE
     """Path of the host map."""
@@ -35,6 +41,16 @@ class Settings:
     """What is done about writes under way at the cut: "wait:SECONDS" or "none"."""
     simulate: str = ""
     """Path of a fleet file: everything runs on emulated drives, and every result says so. Empty: real drives."""
+    request_dir: str = config.REQUEST_DIR
+    """Directory where fence agents write their requests."""
+    response_dir: str = config.RESPONSE_DIR
+    """Directory where the watcher writes its responses."""
+    log_dir: str = LOG_DIR
+    """Directory of the logs of fence events."""
+    audit: str = AUDIT_FILE
+    """File that gets a line, durable before the response is visible, for everything that was answered."""
+    max_request_age_s: float = 300.0
+    """Seconds after which a request is answered "expired" and not executed."""
 
 
 def _number(value: Any) -> float:
@@ -61,6 +77,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _directory(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value or not os.path.isabs(value):
+        raise ValueError(f"must be an absolute path, is {value!r}")
+    return os.path.normpath(value)
+
+
 def _quiesce(value: Any) -> quiesce.Quiesce:
     if not isinstance(value, str):
         raise ValueError(f"must be text, is {value!r}")
@@ -73,8 +95,21 @@ _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "backend": _backend,
     "quiesce": _quiesce,
     "simulate": _text,
+    "request_dir": _directory,
+    "response_dir": _directory,
+    "log_dir": _directory,
+    "audit": _directory,
+    "max_request_age_s": _number,
 }
+_SHARED_VARIABLES: Final = {
+    "request_dir": "NNF_FENCE_REQUEST_DIR",
+    "response_dir": "NNF_FENCE_RESPONSE_DIR",
+    "log_dir": "LOG_DIR",
+}
+"""Variables that fence agents and the NNF node manager know by these names."""
 KEYS: Final = tuple(field.name for field in fields(Settings))
+SPOOL_KEYS: Final = ("request_dir", "response_dir", "log_dir", "audit", "max_request_age_s")
+"""What only the watcher, and who reads its traces, needs."""
 
 
 def variable(key: str) -> str:
@@ -82,28 +117,57 @@ def variable(key: str) -> str:
     return f"NVMEFENCE_{key.upper()}"
 
 
+def option(key: str) -> str:
+    """Return the command-line option of a setting."""
+    return "--" + key.replace("_", "-")
+
+
 def load(
     options: Mapping[str, Any],
     environment: Mapping[str, str] = os.environ,
     warn: Callable[[str], None] = lambda _text: None,
+    *,
+    spool: bool = False,
 ) -> Settings:
     """Return the settings in force. `options` holds what the command line gave (None: not given).
 
     The file is NVMEFENCE_CONFIG, else `options["config"]`, else the default, which may be missing. `warn` hears
-    of a command-line option that the environment overrides. Raises ConfigError naming the source and the key.
+    of a command-line option that the environment overrides. Variables for `SPOOL_KEYS` count only with `spool`, so
+    that a LOG_DIR meant for others cannot keep an emergency command from its work. Raises ConfigError naming the
+    source and the key.
     """
     values: dict[str, Any] = {}
     for key, raw in _from_file(options, environment, warn).items():
         values[key] = raw
     for key in KEYS:
-        given, name = options.get(key), variable(key)
+        given = options.get(key)
+        name = _variable_in(environment, key) if spool or key not in SPOOL_KEYS else ""
         if given is not None:
-            values[key] = _parse(f"--{key}", key, given)
-        if name in environment:
-            values[key] = _parse(name, key, environment[name])
-            if given is not None and values[key] != _parse(f"--{key}", key, given):
-                warn(f"{name}={environment[name]} in the environment takes precedence over --{key} {given}")
+            values[key] = _parse(option(key), key, given)
+        if name:
+            ruled = _parse(name, key, environment[name])
+            if given is not None and values[key] != ruled:
+                warn(f"{name}={environment[name]} in the environment takes precedence over {option(key)} {given}")
+            values[key] = ruled
+    _warn_of_strangers(environment, warn)
     return Settings(**values)
+
+
+def _variable_in(environment: Mapping[str, str], key: str) -> str:
+    """Return the variable that sets a key, else an empty string. Raises ConfigError for two that differ."""
+    names = [name for name in (variable(key), _SHARED_VARIABLES.get(key, "")) if name and name in environment]
+    if len({environment[name] for name in names}) > 1:
+        raise ConfigError(f"{names[0]} and {names[1]} are both set and differ", "unset one of them")
+    return names[0] if names else ""
+
+
+def _warn_of_strangers(environment: Mapping[str, str], warn: Callable[[str], None]) -> None:
+    """Name variables that look like ours and mean nothing: a misspelt setting that is ignored is a trap."""
+    known = [*map(variable, KEYS), "NVMEFENCE_CONFIG"]
+    for name in sorted(environment):
+        hint = nearest(name, known) if name.startswith("NVMEFENCE_") and name not in known else ""
+        if hint:
+            warn(f"{name} in the environment is not a setting and is ignored{hint}")
 
 
 def check_deadline(settings: Settings) -> None:

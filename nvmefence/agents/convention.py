@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from nvmefence.plain import escaped
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -250,13 +252,6 @@ def directory(values: dict[str, str], name: str) -> str:
 def words(values: dict[str, str], name: str) -> list[str]:
     """Return an option that is a list, separated by commas or blanks."""
     return values[name].replace(",", " ").split()
-
-
-def escaped(text: str) -> str:
-    """Return `text` with everything that a terminal or a log could take for more than text written as escapes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def ensure_streams() -> None:

@@ -9,9 +9,7 @@ import os
 
 from nvmefence.spool import files, json_strict
 from nvmefence.spool.errors import Gone, Malformed
-
-RESPONSE_LIMIT = 4 * 1024 * 1024
-"""Bytes; evidence of every namespace of a full Rabbit is well below."""
+from nvmefence.spool.response import RESPONSE_LIMIT
 
 
 class Unfinished(Exception):

@@ -14,6 +14,8 @@ import time
 from nvmefence import __version__, config
 from nvmefence.agents import convention, events, exchange, pages, standing, waiting
 from nvmefence.agents.convention import FAILED, OFF, OK, Agent, Option, UsageError, complain, say
+from nvmefence.eventlog import Event
+from nvmefence.spool import heartbeat
 from nvmefence.spool.errors import SpoolError
 
 NAME = "fence_gfs2_recorder"
@@ -181,7 +183,7 @@ class Fence:
 
     def _record(self, level: str, status: str, details: str) -> None:
         self.journal.record(
-            events.Event(
+            Event(
                 level,
                 self.action,
                 self.target,
@@ -198,7 +200,7 @@ def monitor(settings: Settings) -> int:
     """Succeed if a fence could work: usable directories and, unless that is switched off, a living watcher."""
     trouble = standing.unusable(settings.request_dir, settings.response_dir)
     if not trouble and settings.heartbeat:
-        trouble = standing.no_heartbeat(settings.request_dir)
+        trouble = heartbeat.missing(settings.request_dir)
     if trouble:
         complain(f"{NAME}: {trouble}")
         return FAILED

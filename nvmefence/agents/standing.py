@@ -1,18 +1,12 @@
-"""What the directories tell besides one request: are they usable, is a watcher there, which nodes are fenced."""
+"""What the directories tell besides one request: are they usable, and which nodes are fenced."""
 
 from __future__ import annotations
 
 import os
-import stat
-import time
 
 from nvmefence.agents import exchange
 from nvmefence.spool import files
 from nvmefence.spool.errors import ReadFailed, Refused, UnsafeName
-
-HEARTBEAT = ".watcher"
-"""The watcher touches this file in the request directory; it holds its process id and the time."""
-HEARTBEAT_AGE_S = 30.0
 
 
 def unusable(request_dir: str, response_dir: str) -> str:
@@ -30,25 +24,6 @@ def unusable(request_dir: str, response_dir: str) -> str:
         os.listdir(path)
     except OSError as error:
         return f"{path}: {error.strerror}"
-    return ""
-
-
-def no_heartbeat(request_dir: str) -> str:
-    """Return why no watcher seems to serve the request directory, else an empty string."""
-    path = os.path.join(request_dir, HEARTBEAT)
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return f"no watcher serves {request_dir}: there is no {HEARTBEAT}; start nvmefence's watcher"
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-    if not stat.S_ISREG(found.st_mode):
-        return f"{path} is not a regular file"
-    age = time.time() - found.st_mtime
-    if age >= HEARTBEAT_AGE_S:
-        return f"the watcher of {request_dir} gave its last sign of life {age:.0f} s ago"
-    if age < -HEARTBEAT_AGE_S:
-        return f"{path} is {-age:.0f} s in the future: a clock is wrong"
     return ""
 
 

@@ -11,7 +11,7 @@ from nvmefence import __version__
 from nvmefence.cli import front
 from nvmefence.cli.text import Screen
 from nvmefence.errors import Exit, NvmefenceError
-from nvmefence.settings import BACKENDS, Settings, load
+from nvmefence.settings import BACKENDS, Settings, load, option
 
 _EXIT_CODES = """exit codes:
   0    done; a fence: confirmed by a read-back on every expected drive
@@ -25,9 +25,11 @@ _EXIT_CODES = """exit codes:
   7    not permitted, or the forced backend is not available; nothing was done
   8    status, hosts discover, dry run: some drive could not be read
   9    check: a fence would fail
+  10   watch: another watcher serves the request directory; nothing was done
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""
 
+_SPOOL_COMMANDS = ("watch",)
 Command = Callable[[argparse.Namespace, Settings, Screen], int]
 
 
@@ -69,9 +71,29 @@ def _parser() -> argparse.ArgumentParser:
     of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     of_hosts.add_parser("show", help="show the host map", parents=[common])
     of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
+    watch = add("watch", "serve request files with fences and response files, until SIGTERM")
+    _add_spool(watch)
+    watch.add_argument(
+        "--no-lock-memory", dest="lock_memory", action="store_false", help="do not keep the process in memory"
+    )
     version = commands.add_parser("version", help="show versions and what this machine offers")
     version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
+
+
+def _add_spool(parser: argparse.ArgumentParser) -> None:
+    """Add the settings that only the watcher, and who reads its traces, needs."""
+    group = parser.add_argument_group("files")
+    for key, meaning in (
+        ("request_dir", "requests of fence agents"),
+        ("response_dir", "responses to them"),
+        ("log_dir", "logs of fence events"),
+        ("audit", "file for a durable line on every answer"),
+    ):
+        group.add_argument(option(key), metavar="PATH", help=f"{meaning} (default {getattr(Settings(), key)})")
+    group.add_argument(
+        option("max_request_age_s"), metavar="SECONDS", help="older requests are not executed (default 300)"
+    )
 
 
 def _command(arguments: argparse.Namespace) -> Command:
@@ -87,6 +109,8 @@ def _command(arguments: argparse.Namespace) -> Command:
         from nvmefence.cli.hosts import discover, show
 
         run = discover if arguments.subcommand == "discover" else show
+    elif name == "watch":
+        from nvmefence.cli.watch import watch as run
     else:
         from nvmefence.cli.version import version as run
     return run
@@ -97,19 +121,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     screen = Screen()
     settings = Settings()
+    notes: list[str] = []
     try:
         if arguments.command != "version":
-            settings = load(vars(arguments), warn=lambda text: screen.error(f"note: {text}"))
-    except NvmefenceError as refused:
-        code = _report(refused, arguments, screen)
-        return front.finish(lambda: code)
+            settings = load(vars(arguments), warn=notes.append)
+    except NvmefenceError as error:
+        refused = error
+
+        def refuse() -> int:
+            _print_notes(notes, screen)
+            return _report(refused, arguments, screen)
+
+        return front.finish(refuse)
 
     def work() -> int:
+        _print_notes(notes, screen)  # not before the fork: a thread that waits for the terminal does not survive it
         return _guarded(_command(arguments), arguments, settings, screen)
 
-    if settings.simulate or arguments.command == "version":
+    # A front process would only hide the daemon from its service manager: signals, notifications, exit.
+    if settings.simulate or arguments.command in ("version", "watch"):
         return front.finish(work)
     return front.run(work)
+
+
+def _print_notes(notes: Sequence[str], screen: Screen) -> None:
+    for text in notes:
+        screen.note(text)
 
 
 def _guarded(command: Command, arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:

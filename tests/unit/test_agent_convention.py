@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nvmefence import plain
 from nvmefence.agents import convention, pages
 from nvmefence.agents.convention import COMMON, Agent, Option, UsageError
 
@@ -123,7 +124,7 @@ def test_the_manual_page_takes_no_text_for_a_request() -> None:
 
 
 def test_escaped_text_is_one_harmless_line() -> None:
-    assert convention.escaped("a\n\x1b[1m\u202e\udc80ö") == "a\\n\\x1b[1m\\u202e\\udc80ö"
+    assert plain.escaped("a\n\x1b[1m\u202e\udc80ö") == "a\\n\\x1b[1m\\u202e\\udc80ö"
 
 
 def test_the_recorder_imports_nothing_heavy() -> None:

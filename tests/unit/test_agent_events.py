@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from nvmefence.agents import events, fence_gfs2_recorder
-from nvmefence.agents.events import FILES, Event, Journal
+from nvmefence.agents.events import Journal
+from nvmefence.eventlog import FILES, Event
 
 
 def event(details: str = "d", target: str = "n") -> Event:

@@ -23,7 +23,7 @@ def load(
     options: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[Settings, list[str]]:
     said: list[str] = []
-    return config.load(options or {}, environment or {}, said.append), said
+    return config.load(options or {}, environment or {}, said.append, spool=True), said
 
 
 def settings_file(tmp_path: Path, text: str) -> str:
@@ -45,6 +45,11 @@ OTHERS: dict[str, tuple[str, str, str]] = {
     "backend": ("io_uring", "ioctl", "auto"),
     "quiesce": ("wait:1", "wait:2", "wait:3"),
     "simulate": ("/f", "/c", "/e"),
+    "request_dir": ("/f", "/c", "/e"),
+    "response_dir": ("/f", "/c", "/e"),
+    "log_dir": ("/f", "/c", "/e"),
+    "audit": ("/f", "/c", "/e"),
+    "max_request_age_s": ("21", "22", "23"),
 }
 
 
@@ -179,3 +184,34 @@ def test_quiesce_is_what_was_written(text: str, seconds: float, name: str) -> No
 def test_error_carries_what_and_advice() -> None:
     error = NvmefenceError("this is wrong", "do that")
     assert (str(error), error.what, error.advice) == ("this is wrong; do that", "this is wrong", "do that")
+
+
+@pytest.mark.parametrize(
+    ("variable", "key"),
+    [("NNF_FENCE_REQUEST_DIR", "request_dir"), ("NNF_FENCE_RESPONSE_DIR", "response_dir"), ("LOG_DIR", "log_dir")],
+)
+def test_directories_follow_the_variables_that_agents_read(variable: str, key: str) -> None:
+    settings, said = load({key: "/c"}, {variable: "/e"})
+    assert getattr(settings, key) == "/e"
+    option = "--" + key.replace("_", "-")
+    assert said == [f"{variable}=/e in the environment takes precedence over {option} /c"]
+    own = f"NVMEFENCE_{key.upper()}"
+    assert getattr(load({}, {variable: "/e", own: "/e"})[0], key) == "/e"
+    with pytest.raises(ConfigError, match=f"{own} and {variable} are both set and differ"):
+        load({}, {variable: "/e", own: "/f"})
+
+
+def test_a_relative_directory_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="--request-dir: must be an absolute path, is 'here'"):
+        load({"request_dir": "here"})
+
+
+def test_spool_variables_do_not_concern_an_emergency_command() -> None:
+    assert config.load({}, {"LOG_DIR": "not absolute"}) == Settings()
+
+
+def test_a_misspelt_variable_is_named() -> None:
+    said = load({}, {"NVMEFENCE_DEADLIN": "3", "NVMEFENCE_SOMETHING_ELSE": "1"})[1]
+    assert said == [
+        "NVMEFENCE_DEADLIN in the environment is not a setting and is ignored (did you mean 'NVMEFENCE_DEADLINE'?)"
+    ]

@@ -1,0 +1,74 @@
+"""`nvmefence watch`: the daemon in the foreground, as a service manager wants it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+
+from nvmefence.cli.text import Screen
+from nvmefence.errors import ConfigError, Exit
+from nvmefence.inventory.hostfile import load
+from nvmefence.lines import LineWriter
+from nvmefence.settings import Settings, check_deadline, option
+from nvmefence.site import open_site
+from nvmefence.watcher import journal, kernel, service, systemd
+from nvmefence.watcher.worker import Workers
+
+
+def watch(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
+    """Serve until SIGTERM or SIGINT; what is in hand then is finished first."""
+    check_deadline(settings)
+    _check_directories(settings)
+    hostmap = load(settings.hosts)
+    site = open_site(settings)
+    stream = screen.out if arguments.json else screen.err
+    stream.flush()
+    writer = LineWriter(stream.fileno(), tell_lost=not arguments.json)
+    said = journal.Journal(writer.put, journal.style(arguments.json, stream.isatty()))
+    if site.simulated:
+        said.warning(
+            f"SIMULATED drives of {settings.simulate}: no host loses anything by what this watcher answers"
+        )
+    if arguments.lock_memory:
+        try:
+            kernel.lock_memory()
+        except OSError as error:
+            said.warning(f"memory is not locked ({error.strerror}): a fence may wait for a disk")
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        watcher = service.Watcher(settings, site, hostmap, Workers.threads(), said, systemd.Notifier())
+        reloads: set[asyncio.Task[None]] = set()
+
+        def reload() -> None:
+            task = loop.create_task(watcher.reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, watcher.stop)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        await watcher.run()
+
+    try:
+        asyncio.run(serve())
+    finally:
+        site.transport.close()
+        writer.close()
+    return Exit.OK
+
+
+def _check_directories(settings: Settings) -> None:
+    """Raise ConfigError for directories that cannot be meant."""
+    requests, responses = map(os.path.realpath, (settings.request_dir, settings.response_dir))
+    if requests == responses:
+        raise ConfigError(
+            f"{option('request_dir')} and {option('response_dir')} are both {requests}", "give them different ones"
+        )
+    if settings.simulate and settings.request_dir == Settings().request_dir:
+        raise ConfigError(
+            f"simulated drives do not serve {settings.request_dir}: a cluster would take the answers for true",
+            f"give another directory with {option('request_dir')}",
+        )

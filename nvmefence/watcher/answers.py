@@ -1,0 +1,167 @@
+"""What the watcher answers: the response, the audit line and the line for the logs, from one result."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import os
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nvmefence import __version__
+from nvmefence.eventlog import Event
+from nvmefence.fencing.evidence import FenceReport
+from nvmefence.spool.request import Action, Known, Request
+from nvmefence.spool.response import Response, timestamp
+from nvmefence.watcher import audit
+from nvmefence.watcher.desk import Bad, Outgoing
+
+_POWER: Final = " (reboot was asked for: the storage is cut, nobody power-cycled the node)"
+_UNCHANGED: Final = (
+    "Nothing was changed for {node}: agents may not give storage back. "
+    "If it was fenced, its storage is still cut and its fence is still on record"
+)
+
+
+class Result(enum.Enum):
+    """How a request ended; the word in the audit."""
+
+    FENCED = "fenced"
+    NOT_FENCED = "not-fenced"
+    EXPIRED = "expired"
+    UNKNOWN_HOST = "unknown-host"
+    REFUSED = "refused"
+    """Well formed, and not to be done now."""
+    REJECTED = "rejected"
+    """Not a request."""
+    UNCHANGED = "unchanged"
+    """An `on` that succeeded without touching a drive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request's end."""
+
+    result: Result
+    outgoing: Outgoing
+    request: Request | None
+    known: Known
+    message: str
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds: waited (from its date to its reading), discovery, fence, total (from its reading)."""
+    evidence: Any = None
+
+    @property
+    def target(self) -> str:
+        """The node that it is about, as the request names it; may be empty."""
+        return self.known.target_node
+
+    def audit_line(self, now: float) -> bytes:
+        """Return the audit line. `now` is seconds since 1970."""
+        response = self.outgoing.response
+        visible = None
+        if response is not None:
+            visible = {k: v for k, v in response.to_json().items() if k != "evidence"}
+        return audit.line(
+            {
+                "time": precise(now),
+                "event": "answer",
+                "result": self.result.value,
+                "file": self.outgoing.name,
+                "target_node": self.target,
+                "message": self.message,
+                "request": None if self.request is None else self.request.to_json(),
+                "response": visible,
+                "times": {name: round(value, 6) for name, value in self.times.items()},
+                "watcher": watcher(),
+                "evidence": self.evidence,
+            }
+        )
+
+    def event(self) -> Event:
+        """Return the event for the logs."""
+        good = self.result in (Result.FENCED, Result.UNCHANGED)
+        return Event(
+            "INFO" if good else "ERROR",
+            self.known.action or "-",
+            self.target or "-",
+            self.result.value,
+            self.message,
+            request_id=self.known.request_id or "-",
+            recorder=self.known.recorder_node,
+            filesystems=[] if self.request is None else list(self.request.filesystems),
+        )
+
+
+def watcher() -> dict[str, Any]:
+    """Return who writes."""
+    return {"host": os.uname().nodename, "pid": os.getpid(), "version": __version__}
+
+
+def precise(now: float) -> str:
+    """Return seconds since 1970 as RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_request(
+    request: Request,
+    result: Result,
+    message: str,
+    now: float,
+    *,
+    times: dict[str, float] | None = None,
+    evidence: Any = None,
+) -> Answer:
+    """Return the answer to a well-formed request; only FENCED and UNCHANGED are success."""
+    response = Response(
+        request_id=request.request_id,
+        success=result in (Result.FENCED, Result.UNCHANGED),
+        action_performed=request.action.value,
+        target_node=request.target_node,
+        message=message,
+        timestamp=timestamp(now),
+        recorder_node=request.recorder_node,
+        evidence=evidence,
+    )
+    known = Known(request.request_id, request.target_node, request.action.value, request.recorder_node)
+    outgoing = Outgoing(request.name, response)
+    return Answer(result, outgoing, request, known, message, times or {}, evidence)
+
+
+def fenced_or_not(
+    request: Request, host: str, report: FenceReport | None, defect: str, now: float, times: dict[str, float]
+) -> Answer:
+    """Return the answer to a fence, from its report; without one nothing is confirmed, for `defect`."""
+    if report is None:
+        message = f"NOT fenced {host}: {defect}"
+        return to_request(request, Result.NOT_FENCED, message, now, times=times)
+    confirmed = report.confirmed(host)
+    message = report.message(host)
+    if confirmed and request.action is Action.REBOOT:
+        message += _POWER
+    result = Result.FENCED if confirmed else Result.NOT_FENCED
+    return to_request(request, result, message, now, times=times, evidence=report.to_json(host))
+
+
+def unchanged(request: Request, now: float) -> Answer:
+    """Return the answer to an `on` while agents may not give storage back."""
+    return to_request(request, Result.UNCHANGED, _UNCHANGED.format(node=request.target_node), now)
+
+
+def to_bad(bad: Bad, now: float) -> Answer:
+    """Return what becomes of a file that is no request; it gets a response if it says whom that is for."""
+    known = bad.known
+    message = f"The request {bad.name} is rejected: {bad.reason}"
+    response = None
+    if known.request_id:
+        response = Response(
+            request_id=known.request_id,
+            success=False,
+            action_performed=known.action or "none",
+            target_node=known.target_node,
+            message=message,
+            timestamp=timestamp(now),
+            recorder_node=known.recorder_node,
+        )
+    return Answer(Result.REJECTED, Outgoing(bad.name, response, reject=bad.reason), None, known, message)

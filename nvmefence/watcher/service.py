@@ -1,0 +1,310 @@
+"""The watcher's loop: requests in, fences, audit, responses out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nvmefence.errors import BusyError, NvmefenceError, UnknownHostError
+from nvmefence.fencing.survey import survey
+from nvmefence.inventory import hostfile
+from nvmefence.inventory.hostmap import HostMap
+from nvmefence.settings import Settings
+from nvmefence.site import Site
+from nvmefence.spool.names import SUFFIX
+from nvmefence.watcher import answers
+from nvmefence.watcher.answers import Result
+from nvmefence.watcher.delivery import SPOOL_S, Delivery
+from nvmefence.watcher.desk import UNFENCED_FOR_S, Desk, Incoming
+from nvmefence.watcher.journal import Journal
+from nvmefence.watcher.kernel import Inotify
+from nvmefence.watcher.passes import Pass, Passes, Ticket
+from nvmefence.watcher.systemd import Notifier
+from nvmefence.watcher.worker import Stuck, Workers
+
+RESCAN_S: Final = 1.0
+"""Seconds between two looks where no hint came."""
+_YOUNG_S: Final = 0.25
+"""Seconds until a file that was not finished is looked at again."""
+_AT_ONCE: Final = 256
+"""Files taken in at one look, so that a fence among thousands of stale requests begins soon."""
+_LOCK_S: Final = 5.0
+"""Seconds that a predecessor is given to let go of the request directory."""
+
+
+class Watcher:
+    """Serves a request directory until it is told to stop. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        site: Site,
+        hostmap: HostMap,
+        workers: Workers,
+        journal: Journal,
+        notifier: Notifier,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`wall` is the clock for seconds since 1970. Needs a running loop."""
+        self._settings = settings
+        self._site = site
+        self._hostmap = hostmap
+        self._workers = workers
+        self._journal = journal
+        self._notifier = notifier
+        self._wall = wall
+        self._loop = asyncio.get_running_loop()
+        limit = settings.max_request_age_s
+        self._desk = Desk(settings.request_dir, settings.response_dir, limit, wall, self._loop.time)
+        self._delivery = Delivery(
+            self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall
+        )  # fmt: skip
+        self._passes = Passes(site, workers.discovery, settings.deadline, settings.quiesce, self._pass_ended)
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._inotify: Inotify | None = None
+        self._followed = 0
+        self._map_trouble = ""
+        self._unfenced_until = float("inf")
+        """Loop time until which successful responses to an `on` may stand; at the start that is not known."""
+        self._last = "no fence yet"
+
+    def stop(self) -> None:
+        """Take no more requests; `run` returns when the fences in hand are answered."""
+        self._stopping = True
+        self._wake.set()
+
+    async def reload(self) -> None:
+        """Read the host map anew; keep the one in force if the new one is bad."""
+        self._notifier.tell(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        path = self._settings.hosts
+        try:
+            fresh = await self._workers.log.do(lambda: hostfile.load(path), SPOOL_S)
+        except (NvmefenceError, Stuck) as error:
+            self._map_trouble = f"kept as it was, for the new one is refused: {error}"
+        else:
+            self._hostmap, self._map_trouble = fresh, ""
+            self._journal.notice(f"host map read anew from {path}: {_count(len(fresh.hosts), 'host')}")
+        self._wake.set()
+        self._notifier.tell(READY=1, STATUS=self._status())
+
+    async def run(self) -> None:
+        """Serve. Raises BusyError if another watcher serves the request directory and goes on doing so."""
+        troubles = await self._open()
+        self._listen()
+        self._journal.conditions(troubles)
+        hosts = _count(len(self._hostmap.hosts), "host")
+        self._journal.notice(f"serving {self._settings.request_dir} for {hosts}, pid {answers.watcher()['pid']}")
+        self._notifier.tell(READY=1, STATUS=self._status())
+        beside = [asyncio.create_task(self._pulse()), asyncio.create_task(self._first_look())]
+        try:
+            while not self._stopping:
+                pause = await self._round()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+                self._wake.clear()
+            await self._finish()
+        finally:
+            for task in beside:
+                task.cancel()
+            self._unlisten()
+
+    async def _open(self) -> dict[str, str]:
+        until = self._loop.time() + _LOCK_S
+        while True:
+            try:
+                return await self._workers.spool.do(self._desk.open, SPOOL_S)
+            except BusyError:
+                if self._loop.time() >= until:
+                    raise
+            except Stuck as error:
+                return {"spool": str(error)}
+            await asyncio.sleep(0.2)
+
+    async def _finish(self) -> None:
+        """End what is in hand, then let go of the directories."""
+        hosts = ", ".join(self._passes.hosts)
+        self._journal.notice(f"stopping after the fence of {hosts}" if hosts else "stopping")
+        self._notifier.tell(STOPPING=1, STATUS=f"finishing the fence of {hosts}" if hosts else "stopping")
+        await self._passes.finish()
+        await self._delivery.finish()
+        with contextlib.suppress(Stuck):
+            await self._workers.spool.do(self._desk.close, SPOOL_S)
+        self._journal.notice("stopped")
+
+    async def _round(self) -> float:
+        """Look once, and begin what is to be done; return the seconds until the next look."""
+        handled = frozenset(self._delivery.handled)
+        try:
+            look = await self._workers.spool.do(lambda: self._desk.look(handled, _AT_ONCE), SPOOL_S)
+        except Stuck as error:
+            self._tell_conditions({"spool": f"the directories do not answer: {error}"})
+            return RESCAN_S
+        self._follow()
+        self._tell_conditions(look.troubles)
+        if self._stopping:
+            return 0.0
+        self._take(look.incoming)
+        now = self._wall()
+        self._delivery.answer([answers.to_bad(bad, now) for bad in look.bad])
+        self._delivery.dispose(look.repeats)
+        await self._archive_unfenced()
+        if look.more:
+            return 0.0
+        return _YOUNG_S if look.young else RESCAN_S
+
+    def _take(self, incoming: Sequence[Incoming]) -> None:
+        """Begin or join fences, and answer what is none."""
+        tickets: list[Ticket] = []
+        others = []
+        for item in sorted(incoming, key=lambda one: not one.request.action.fences):
+            made = self._sort(item, {ticket.host.name for ticket in tickets})
+            if isinstance(made, Ticket):
+                tickets.append(made)
+            else:
+                others.append(made)
+        if tickets:
+            self._begin(tickets)
+        self._delivery.answer(others)
+
+    def _sort(self, item: Incoming, fenced_now: set[str]) -> Ticket | answers.Answer:
+        """Return what is to be done about a request: a fence, or an answer at once."""
+        request, now, read_at = item.request, self._wall(), item.read_at
+        try:
+            host = self._hostmap.find(request.target_node)
+        except UnknownHostError as error:
+            return answers.to_request(request, Result.UNKNOWN_HOST, f"Nothing was done: {error}", now)
+        remaining = item.age.remaining - (self._loop.time() - read_at)
+        if item.age.expired or remaining <= 0:
+            why = item.age.expired or "expired while it was read"
+            return answers.to_request(request, Result.EXPIRED, f"Nothing was done: {why}", now)
+        if request.action.fences:
+            waited = max(now - max(request.dated, request.written), 0.0)
+            return Ticket(request, host, read_at, self._loop.time() + remaining, waited)
+        if self._passes.fencing(host) or host.name in fenced_now:
+            why = f"Nothing was done: a fence of {host.name} is under way"
+            return answers.to_request(request, Result.REFUSED, why, now)
+        self._unfenced_until = self._loop.time() + UNFENCED_FOR_S + RESCAN_S
+        return answers.unchanged(request, now)
+
+    def _begin(self, tickets: Sequence[Ticket]) -> None:
+        self._delivery.handled.update(ticket.request.name for ticket in tickets)
+        started = self._passes.take(tickets, self._hostmap)
+        for ticket in tickets:
+            self._journal.info(str(ticket.request), request_id=ticket.request.request_id)
+        for one in started:
+            hosts = [host.name for host in one.hosts]
+            self._journal.notice(
+                f"fencing {', '.join(hosts)}, within {one.until - self._loop.time():.1f} s", hosts=hosts
+            )
+            # Beside the cut: it says that a cut was begun, should we not live to say how it ended.
+            self._delivery.note(
+                {
+                    "time": answers.precise(self._wall()),
+                    "event": "begun",
+                    "hosts": hosts,
+                    "files": [ticket.request.name for ticket in one.tickets],
+                    "watcher": answers.watcher(),
+                }
+            )
+        self._notifier.tell(STATUS=self._status())
+
+    def _pass_ended(self, made: Pass, again: list[Ticket]) -> None:
+        """Answer everyone of a pass; those who joined it in vain and have time are looked at again."""
+        now = self._loop.time()
+        batch = []
+        for ticket in made.tickets:
+            times = {**made.times, "waited": ticket.waited, "total": now - ticket.read_at}
+            host = ticket.host.name
+            batch.append(answers.fenced_or_not(ticket.request, host, made.report, made.defect, self._wall(), times))
+        self._delivery.answer(batch, urgent=True)
+        if batch:
+            self._last = f"last: {batch[-1].message}"
+        self._delivery.handled.difference_update(ticket.request.name for ticket in again)
+        self._wake.set()
+        self._notifier.tell(STATUS=self._status())
+
+    async def _archive_unfenced(self) -> None:
+        """Put away responses to an `on` that were read by now; the NNF node manager would take them for fences."""
+        if self._loop.time() > self._unfenced_until:
+            return
+        with contextlib.suppress(Stuck, OSError):
+            standing = await self._workers.spool.do(self._desk.archive_unfenced, SPOOL_S)
+            if self._unfenced_until == float("inf") and self._desk.descriptor >= 0:
+                self._unfenced_until = self._loop.time() + (UNFENCED_FOR_S + RESCAN_S if standing else 0.0)
+
+    async def _first_look(self) -> None:
+        """Look at the drives once, so that the log says at the start what a fence would meet."""
+        try:
+            found = await self._workers.discovery.do(self._site.discover, self._settings.deadline)
+            deadline = self._settings.deadline
+            seen = await survey(
+                self._site.transport, self._hostmap, found, list(self._hostmap.hosts.values()), deadline
+            )
+        except Exception as error:
+            self._journal.error(f"the drives cannot be looked at: {type(error).__name__}: {error}")
+            return
+        simulated = "SIMULATED " if self._site.simulated else ""
+        self._journal.info(f"{_count(len(seen.drives), simulated + 'drive')} through {seen.backend}")
+        for trouble in [
+            *seen.missing,
+            *(f"{drive.serial}: {drive.problem}" for drive in seen.drives if drive.problem),
+        ]:
+            self._journal.error(f"{trouble}: no fence will be confirmed")
+
+    async def _pulse(self) -> None:
+        """Ping the service manager's watchdog for as long as this loop turns."""
+        interval = self._notifier.watchdog_s / 3
+        while interval:
+            self._notifier.tell(WATCHDOG=1)
+            await asyncio.sleep(interval)
+
+    def _listen(self) -> None:
+        try:
+            self._inotify = Inotify()
+        except OSError as error:
+            self._journal.warning(f"no inotify ({error.strerror}): looking every {RESCAN_S:g} s only")
+            return
+        self._loop.add_reader(self._inotify.fd, self._hinted)
+        self._follow()
+
+    def _unlisten(self) -> None:
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify.fd)
+            self._inotify.close()
+            self._inotify = None
+
+    def _follow(self) -> None:
+        """Have inotify look at the directory that is open now."""
+        if self._inotify is None or self._desk.opened == self._followed or self._desk.descriptor < 0:
+            return
+        self._followed = self._desk.opened
+        try:
+            self._inotify.follow(self._desk.descriptor)
+        except OSError as error:
+            self._journal.warning(f"no inotify here ({error.strerror}): looking every {RESCAN_S:g} s only")
+
+    def _hinted(self) -> None:
+        if self._inotify is not None and self._inotify.concerns(SUFFIX.encode()):
+            self._wake.set()
+
+    def _tell_conditions(self, troubles: dict[str, str]) -> None:
+        found = {**troubles, **self._delivery.troubles}
+        if self._map_trouble:
+            found["host map"] = self._map_trouble
+        if self._journal.conditions(found):
+            self._notifier.tell(STATUS=self._status())
+
+    def _status(self) -> str:
+        hosts = ", ".join(self._passes.hosts)
+        doing = f"fencing {hosts}" if hosts else "serving"
+        trouble = f"; TROUBLE: {self._journal.trouble}" if self._journal.trouble else ""
+        return f"{doing}; {self._last}{trouble}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,118 @@
+"""A thread that does one thing after another for an event loop that must never wait for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+T = TypeVar("T")
+_BACKLOG: Final = 1000
+"""Pieces of work without a reader that may wait; more are dropped."""
+
+
+class Stuck(Exception):
+    """The worker did not finish within the time given, or is still busy with what did not finish earlier."""
+
+
+class Worker(Protocol):
+    """Does work in the order in which it came."""
+
+    async def do(self, work: Callable[[], T], within: float) -> T:
+        """Have work done and return its result, or raise what it raised.
+
+        Raises Stuck after `within` seconds; the work may still be done later.
+        """
+        ...
+
+    def post(self, work: Callable[[], object]) -> bool:
+        """Have work done some time; returns whether it was taken. Never waits; what it raises is dropped."""
+        ...
+
+
+class Thread:
+    """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit."""
+
+    def __init__(self, name: str) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stuck: asyncio.Future[Any] | None = None
+        threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    async def do(self, work: Callable[[], T], within: float) -> T:
+        """See Worker. While an earlier piece has not finished in its time, raises Stuck at once."""
+        if self._stuck is not None:
+            if not self._stuck.done():
+                raise Stuck("an earlier operation has not finished yet")
+            self._stuck = None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                _tell(loop, future, None, error)
+            else:
+                _tell(loop, future, result, None)
+
+        self._work.put(run)
+        done, _ = await asyncio.wait([future], timeout=within)
+        if not done:
+            self._stuck = future
+            future.add_done_callback(_seen)
+            raise Stuck(f"not finished within {within:g} s")
+        return future.result()
+
+    def post(self, work: Callable[[], object]) -> bool:
+        """See Worker."""
+        if self._work.qsize() >= _BACKLOG:
+            return False
+
+        def run() -> None:
+            with contextlib.suppress(Exception):
+                work()
+
+        self._work.put(run)
+        return True
+
+    def _serve(self) -> None:
+        while True:
+            self._work.get()()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], result: Any, error: Any) -> None:
+    def settle() -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(settle)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Take note of a late failure, which nobody waits for."""
+    if not future.cancelled():
+        future.exception()
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What may hang together shares a thread: a hung log holds up no answer, a hung spool no cut."""
+
+    spool: Worker
+    audit: Worker
+    log: Worker
+    discovery: Worker
+
+    @classmethod
+    def threads(cls) -> Workers:
+        """Return one thread for each."""
+        return cls(*(Thread(f"nvmefence-{name}") for name in ("spool", "audit", "log", "discovery")))
