@@ -5,6 +5,7 @@ That order is the one of the fence agents' founding document, so that one enviro
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ HOSTS_FILE: Final = "/etc/nvmefence/hosts.toml"
 LOG_DIR: Final = "/var/log/gfs2-fencing"
 AUDIT_FILE: Final = "/var/lib/nvmefence/audit.jsonl"
 BACKENDS: Final = ("auto", "io_uring", "ioctl")
+_PREFIX: Final = "NVMEFENCE_"
 MAX_DEADLINE: Final = 3600.0
 
 
@@ -114,7 +116,7 @@ SPOOL_KEYS: Final = ("request_dir", "response_dir", "log_dir", "audit", "max_req
 
 def variable(key: str) -> str:
     """Return the environment variable of a setting."""
-    return f"NVMEFENCE_{key.upper()}"
+    return f"{_PREFIX}{key.upper()}"
 
 
 def option(key: str) -> str:
@@ -163,11 +165,13 @@ def _variable_in(environment: Mapping[str, str], key: str) -> str:
 
 def _warn_of_strangers(environment: Mapping[str, str], warn: Callable[[str], None]) -> None:
     """Name variables that look like ours and mean nothing: a misspelt setting that is ignored is a trap."""
-    known = [*map(variable, KEYS), "NVMEFENCE_CONFIG"]
+    known = [variable(key).removeprefix(_PREFIX) for key in (*KEYS, "config")]
     for name in sorted(environment):
-        hint = nearest(name, known) if name.startswith("NVMEFENCE_") and name not in known else ""
-        if hint:
-            warn(f"{name} in the environment is not a setting and is ignored{hint}")
+        word = name.removeprefix(_PREFIX)
+        close = difflib.get_close_matches(word, known, n=1) if word != name and word not in known else []
+        if close:
+            meant = _PREFIX + close[0]
+            warn(f"{name} in the environment is not a setting and is ignored (did you mean {meant}?)")
 
 
 def check_deadline(settings: Settings) -> None:

@@ -213,5 +213,5 @@ def test_spool_variables_do_not_concern_an_emergency_command() -> None:
 def test_a_misspelt_variable_is_named() -> None:
     said = load({}, {"NVMEFENCE_DEADLIN": "3", "NVMEFENCE_SOMETHING_ELSE": "1"})[1]
     assert said == [
-        "NVMEFENCE_DEADLIN in the environment is not a setting and is ignored (did you mean 'NVMEFENCE_DEADLINE'?)"
+        "NVMEFENCE_DEADLIN in the environment is not a setting and is ignored (did you mean NVMEFENCE_DEADLINE?)"
     ]
