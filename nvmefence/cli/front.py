@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 
 from nvmefence.errors import Exit
+from nvmefence.lines import LineWriter
 
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -46,7 +47,7 @@ def run(work: Callable[[], int]) -> int:
     _, state = os.waitpid(child, 0)
     if os.WIFSIGNALED(state) and os.WTERMSIG(state) in _PASSED_ON:
         return Exit.INTERRUPTED
-    sys.stderr.write("nvmefence: the worker process ended without a result: nothing is confirmed\n")
+    _complain("nvmefence: the worker process ended without a result: nothing is confirmed\n")
     return Exit.INTERNAL
 
 
@@ -80,14 +81,15 @@ def finish(work: Callable[[], int]) -> int:
     """Run `work` and flush what it printed; a defect is shown and is `Exit.INTERNAL`.
 
     Output that cannot be written (`nvmefence ... | head -1`, a full disk) changes nothing about the result.
+    Standard output that takes nothing delays it; standard error does not, as only `nvmefence.lines` writes there,
+    past the buffer of `sys.stderr`.
     """
     try:
         code = work()
     except KeyboardInterrupt:  # a second one, from the front, while the first was dealt with
         code = Exit.INTERRUPTED
     except Exception:
-        traceback.print_exc()
-        sys.stderr.write("nvmefence: this is a defect in nvmefence; nothing is confirmed\n")
+        _complain(f"{traceback.format_exc()}nvmefence: this is a defect in nvmefence; nothing is confirmed\n")
         code = Exit.INTERNAL
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -97,3 +99,10 @@ def finish(work: Callable[[], int]) -> int:
             os.dup2(quiet, stream.fileno())
             os.close(quiet)
     return code
+
+
+def _complain(text: str) -> None:
+    """Write to standard error; give up after half a second if it takes nothing."""
+    writer = LineWriter(sys.stderr.fileno(), encoding=sys.stderr.encoding)
+    writer.put(text)
+    writer.close()

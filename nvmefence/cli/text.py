@@ -8,7 +8,15 @@ import time
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+from nvmefence.lines import LineWriter
+
 _COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+
+_WIPE: Final = "\r\x1b[2K"
+_PATIENCE: Final = 0.5
+"""Seconds that what stands on standard error may take before something else is said."""
+_NO_PATIENCE: Final = 0.05
+"""The same, once standard error was found stuck."""
 
 _ANY_WIDTH: Final = 1 << 16
 """Columns; rich's measurement never exceeds the width that it is given."""
@@ -30,7 +38,12 @@ class Cell:
 
 
 class Screen:
-    """Where results go: standard output for results, standard error for progress and errors."""
+    """Where results go: standard output for results, standard error for progress and errors.
+
+    What goes to standard error never waits for long, and `progress`, `settled`, `note` and `clear`, which are for
+    use while drives are worked on, not at all: a terminal that takes nothing must not hold up a fence. Results and
+    errors wait for what was said before, half a second at most. Standard output blocks as for any program.
+    """
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self.out = out or sys.stdout
@@ -38,7 +51,9 @@ class Screen:
         self.colour = _wants_colour(self.out)
         self.live = self.err.isatty() and os.environ.get("TERM") != "dumb"
         self._live_text = ""
-        self._lost: list[TextIO] = []
+        self._out_lost = False
+        self._writer = _writer(self.err)
+        self._patience = _PATIENCE
         self._started = time.monotonic()
 
     def paint(self, text: str, colour: str) -> str:
@@ -51,19 +66,28 @@ class Screen:
         self.raw(self.paint(plain(text), colour))
 
     def raw(self, text: str) -> None:
-        """Print text that is our own, as it is."""
-        self._emit(self.out, text if text.endswith("\n") else text + "\n")
-
-    def _emit(self, stream: TextIO, text: str) -> None:
-        """Write; once that fails (reader gone, disk full, terminal lost) be silent: the exit code stays true."""
-        if stream in self._lost:
+        """Print text that is our own, as it is; be silent once that fails: the exit code stays true."""
+        if not self._drained() and self.out.isatty():
+            text = _WIPE + text  # the live line may still stand there: what was to remove it is dropped
+        if self._out_lost:
             return
         try:
-            stream.write(text)
-            if stream is self.err:
-                stream.flush()
-        except OSError:
-            self._lost.append(stream)
+            self.out.write(text if text.endswith("\n") else text + "\n")
+        except OSError:  # reader gone, disk full, terminal lost
+            self._out_lost = True
+
+    def _say(self, text: str) -> None:
+        if self._writer is None:
+            self.err.write(text)
+        else:
+            self._writer.put(text)
+
+    def _drained(self) -> bool:
+        """Wait for a short time until nothing more waits for standard error; return whether that is so."""
+        if self._writer is None or self._writer.drain(self._patience) or self._writer.lost:
+            return True
+        self._patience = _NO_PATIENCE
+        return False
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> None:
         """Print an aligned table; with rich installed and a terminal, a framed one."""
@@ -107,7 +131,7 @@ class Screen:
         if not self.live:
             return
         shown = f"{time.monotonic() - self._started:5.1f} s  {plain(text)}"
-        self._emit(self.err, "\r\x1b[2K" + shown)
+        self._say(_WIPE + shown)
         self._live_text = shown
 
     def settled(self, text: str, colour: str = "") -> None:
@@ -117,21 +141,35 @@ class Screen:
         again = self._live_text
         self.clear()
         code = _COLOURS.get(colour)
-        self._emit(self.err, (f"\x1b[{code}m{plain(text)}\x1b[0m" if code else plain(text)) + "\n" + again)
+        self._say((f"\x1b[{code}m{plain(text)}\x1b[0m" if code else plain(text)) + "\n" + again)
         self._live_text = again
 
     def clear(self) -> None:
         """Remove the live line."""
         if self._live_text:
-            self._emit(self.err, "\r\x1b[2K")
+            self._say(_WIPE)
             self._live_text = ""
+
+    def note(self, text: str) -> None:
+        """Print a remark that stays, whether or not there is a terminal."""
+        self.clear()
+        self._say(f"nvmefence: note: {plain(text)}\n")
 
     def error(self, what: str, advice: str = "") -> None:
         """Print an error and what to do about it."""
         self.clear()
-        self._emit(self.err, f"nvmefence: {plain(what)}\n")
+        self._say(f"nvmefence: {plain(what)}\n")
         if advice:
-            self._emit(self.err, f"  what to do: {plain(advice)}\n")
+            self._say(f"  what to do: {plain(advice)}\n")
+        self._drained()
+
+
+def _writer(stream: TextIO) -> LineWriter | None:
+    """Return a writer to the stream's descriptor; None for a stream without one, which lives in memory."""
+    try:
+        return LineWriter(stream.fileno(), encoding=stream.encoding)
+    except OSError:
+        return None
 
 
 def _wants_colour(stream: TextIO) -> bool:

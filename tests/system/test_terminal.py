@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
+import select
 import shlex
 import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.system.place import CLEAN, FLEET, HOSTS, REMOVED, SLOW, UNFENCEABLE, Place, outcomes
+from tests.system.place import CLEAN, FLEET, HOSTS, REMOVED, SLOT_0, SLOW, STATE, UNFENCEABLE, Place, outcomes
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,120 @@ def test_terminal_that_is_gone_stops_no_cut(place: Place) -> None:
         document = json.load(out)
     assert code == document["exit"] == 0
     assert set(outcomes(document).values()) == {"cut"}
+
+
+def stop(terminal: int) -> None:
+    """As Ctrl-S does."""
+    termios.tcflow(terminal, termios.TCOOFF)
+
+
+def leave_no_room(terminal: int) -> None:
+    """As a line does that nobody reads at the other end."""
+    again = os.open(os.ttyname(terminal), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    for size in (256, 1) * 10:  # the kernel moves what is written on, and so makes room once more
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(again, b"#" * size)
+        time.sleep(0.01)
+    os.close(again)
+
+
+STUCK = pytest.mark.parametrize("stick", [stop, leave_no_room])
+
+
+@contextlib.contextmanager
+def terminal_pair() -> Iterator[tuple[int, int]]:
+    """A terminal: our end and theirs."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code; one that does not end is killed, as nothing else would free it from its terminal."""
+    try:
+        return process.wait(timeout=15)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def start_on(place: Place, command: list[str], out: int, err: int, **variables: str) -> subprocess.Popen[bytes]:
+    environment = {**CLEAN, "TERM": "xterm", "COLUMNS": "120", **variables}
+    return subprocess.Popen(command, cwd=place.path, env=environment, stdout=out, stderr=err)
+
+
+@STUCK
+@pytest.mark.parametrize(
+    ("fault", "code"), [(SLOW, 0), (SLOW + REMOVED.replace("= 1", "= 2"), 5)], ids=["slow", "drive missing"]
+)
+def test_stuck_terminal_stops_no_cut(place: Place, fault: str, code: int, stick: Callable[[int], None]) -> None:
+    place.write(FLEET + fault)
+    results = place.path / "out.json"
+    command = [*place.command("detach", "--host", "c1", "--json"), "--deadline", "25"]
+    with terminal_pair() as (_, theirs), open(results, "w") as out:
+        stick(theirs)
+        # That the environment overrides the option is noted on the terminal before the fence.
+        assert ended(start_on(place, command, out.fileno(), theirs, NVMEFENCE_DEADLINE="20")) == code
+    document = json.loads(results.read_text())
+    assert document["exit"] == code
+    assert outcomes(document)["SIM00000"] == outcomes(document)["SLOW"] == "cut"
+    assert place.attached()["SIM00000"]["1"] == [1, 3, 4, 5]
+
+
+@STUCK
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["detach", "--host", "nobody"], 4), (["detach", "--host", "c1", "--deadline", "soon"], 3)],
+    ids=["refused", "bad setting"],
+)
+def test_error_for_a_stuck_terminal_keeps_the_exit_code(
+    place: Place, words: list[str], code: int, stick: Callable[[int], None]
+) -> None:
+    with terminal_pair() as (_, theirs):
+        stick(theirs)
+        assert ended(start_on(place, place.command(*words), subprocess.DEVNULL, theirs)) == code
+
+
+def test_terminal_that_goes_on_after_the_fence_shows_the_results_last(place: Place) -> None:
+    place.write(FLEET + SLOW)
+    with terminal_pair() as (ours, theirs):
+        command = place.command("detach", "--host", "c1")
+        process = start_on(place, command, theirs, theirs)
+        shown = b""
+        while b"waiting for" not in shown:
+            shown += soon(ours)
+        stop(theirs)
+        until_all_is_cut(place)
+        time.sleep(1)
+        termios.tcflow(theirs, termios.TCOON)
+        while b"was already working" not in shown:
+            shown += soon(ours)
+        assert ended(process) == 0
+    text = shown.decode()
+    results = text.rpartition("waiting for")[2]
+    assert "\r\x1b[2K" in results[: results.index("detached from")], "no rest of the live line before the results"
+    assert "SIMULATED: Fenced c1" in results
+
+
+def soon(terminal: int) -> bytes:
+    """Return what a terminal shows next."""
+    assert select.select([terminal], [], [], 15)[0], "it shows nothing more"
+    return os.read(terminal, 65536)
+
+
+def until_all_is_cut(place: Place) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            masks = json.loads((place.path / STATE).read_text())["drives"]["SLOW"]["attached"].values()
+            if len(masks) == 4 and not any(int(mask, 16) >> SLOT_0 & 1 for mask in masks):
+                return
+        time.sleep(0.02)
+    pytest.fail("not cut")
 
 
 def wide(hosts: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -100,6 +101,30 @@ def test_closed_pipe_changes_no_verdict(size: int, code: int) -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (code, b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("from nvmefence.cli.text import Screen\nScreen().error('a', 'b')\nreturn 3", 3),
+        ("raise RuntimeError('a defect')", 70),
+        ("os._exit(0)", 70),
+    ],
+    ids=["error", "defect", "no verdict"],
+)
+def test_standard_error_that_takes_nothing_changes_no_verdict(body: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"#" * 4096)
+    os.set_blocking(writer, True)
+    try:
+        done = subprocess.run(script(body), stdout=subprocess.PIPE, stderr=writer, timeout=20, check=False)
+    finally:
+        os.close(writer)
+        os.close(reader)
+    assert done.returncode == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
