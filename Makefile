@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PREFIX ?= /opt/nvmefence
 SBIN ?= /usr/sbin
 
-.PHONY: help demo test check bench lab install uninstall build lab-packages clean distclean
+.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
 
 help:
 	@echo "make demo     boot an emulated Rabbit, fence a compute that is writing, show what happens (root)"
@@ -34,10 +34,13 @@ build: $(VENV)/.ready
 lab-packages: build
 	@$(BIN)/python -m tests.lab install || echo "== the lab cannot be had here; what needs it is left out and named"
 
+cluster-packages:
+	@packaging/ensure-packages cluster || echo "== Pacemaker cannot be had here; what needs it is left out and named"
+
 demo: lab-packages
 	@$(BIN)/python -m tests.lab.demo
 
-test: check lab-packages
+test: check lab-packages cluster-packages
 	@echo "== tests; what is left out is named at the end with the reason"
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest

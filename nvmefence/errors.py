@@ -31,6 +31,8 @@ class Exit(enum.IntEnum):
     """`check`: a fence would fail, or something needs attention first."""
     BUSY = 10
     """`watch`: another watcher serves the request directory. Nothing was done."""
+    BAD_FILE = 11
+    """`explain`, `history`: the file cannot be read or is not what it should be."""
     INTERNAL = 70
     """A defect in nvmefence. A fence that ended so is not confirmed."""
     INTERRUPTED = 130
@@ -70,6 +72,12 @@ class BusyError(NvmefenceError):
     """Somebody else is doing this already."""
 
     exit_code = Exit.BUSY
+
+
+class FileError(NvmefenceError):
+    """A file that was to be shown cannot be read, or is not what it should be."""
+
+    exit_code = Exit.BAD_FILE
 
 
 def nearest(word: str, known: list[str]) -> str:

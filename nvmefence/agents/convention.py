@@ -254,15 +254,6 @@ def words(values: dict[str, str], name: str) -> list[str]:
     return values[name].replace(",", " ").split()
 
 
-def ensure_streams() -> None:
-    """Open what is closed of the three standard streams, so that no file of ours becomes one of them."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-
-
 def say(text: str) -> bool:
     """Write `text` and a line's end to standard output; return whether that was possible."""
     return _write(1, text)

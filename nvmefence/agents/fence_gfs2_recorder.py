@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from nvmefence import __version__, config
+from nvmefence import __version__, config, streams
 from nvmefence.agents import convention, events, exchange, pages, standing, waiting
 from nvmefence.agents.convention import FAILED, OFF, OK, Agent, Option, UsageError, complain, say
 from nvmefence.eventlog import Event
@@ -109,6 +109,12 @@ def fresh_id() -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
+def _now() -> str:
+    """Return the time to the millisecond: a request's time runs out from here on."""
+    now = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+
+
 class Fence:
     """One request from its writing to its verdict."""
 
@@ -172,7 +178,7 @@ class Fence:
         timeout = self.settings.timeout_s
         request = {
             "request_id": self.request_id,
-            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "timestamp": _now(),
             "action": self.action,
             "target_node": self.target,
             "gfs2_filesystems": self.filesystems,
@@ -265,7 +271,7 @@ def main(arguments: list[str]) -> int:
 
 def console() -> int:
     """Run the agent on this process's arguments and return its exit code: 1 for everything that went wrong."""
-    convention.ensure_streams()
+    streams.ensure_open()
     try:
         return main(sys.argv[1:])
     except UsageError as error:

@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from nvmefence import __version__
-from nvmefence.cli import front
+from nvmefence import __version__, streams
+from nvmefence.cli import front, when
 from nvmefence.cli.text import Screen
 from nvmefence.errors import Exit, NvmefenceError
 from nvmefence.settings import BACKENDS, Settings, load, option
@@ -26,10 +26,14 @@ _EXIT_CODES = """exit codes:
   8    status, hosts discover, dry run: some drive could not be read
   9    check: a fence would fail
   10   watch: another watcher serves the request directory; nothing was done
+  11   explain, history: the file cannot be read or is not what it should be
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""
 
-_SPOOL_COMMANDS = ("watch",)
+_SPOOL_COMMANDS = ("watch", "history", "explain")
+"""Those for which the variables of the directories count."""
+_FRONTLESS = ("version", "watch", "history", "explain")
+"""Those that no drive can hold up; and a front process would only hide the daemon from its service manager."""
 Command = Callable[[argparse.Namespace, Settings, Screen], int]
 
 
@@ -76,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument(
         "--no-lock-memory", dest="lock_memory", action="store_false", help="do not keep the process in memory"
     )
+    _add_readers(commands)
     version = commands.add_parser("version", help="show versions and what this machine offers")
     version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
@@ -96,6 +101,40 @@ def _add_spool(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands that read what the watcher left, and no drive."""
+
+    def add(name: str, text: str, *keys: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        group = parser.add_argument_group("settings")
+        for key in keys:
+            group.add_argument(option(key), metavar="PATH", help=f"default {getattr(Settings(), key)}")
+        group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
+        parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+        return parser
+
+    history = add(
+        "history", "show what was fenced when, for whom, with which result, and how long each step took",
+        "audit", "response_dir",
+    )  # fmt: skip
+    history.add_argument(
+        "--host", metavar="NAME", action="append", help="about this host only; may be given several times"
+    )
+    history.add_argument("--last", metavar="N", type=when.count, help="the last N only")
+    history.add_argument(
+        "--since", metavar="WHEN", type=when.since, help='90s, 15m, 2h, 3d or 1w ago, or a time: "2026-11-24 04:09"'
+    )
+    explain = add("explain", "show what a response proves, drive by drive, and what to do", "response_dir")
+    explain.add_argument(
+        "response",
+        metavar="RESPONSE",
+        help="a response's file, - for standard input, or a request id, which is looked for among the responses",
+    )
+
+
 def _command(arguments: argparse.Namespace) -> Command:
     """Import the one module that the command needs."""
     name = arguments.command
@@ -111,6 +150,10 @@ def _command(arguments: argparse.Namespace) -> Command:
         run = discover if arguments.subcommand == "discover" else show
     elif name == "watch":
         from nvmefence.cli.watch import watch as run
+    elif name == "history":
+        from nvmefence.cli.history import history as run
+    elif name == "explain":
+        from nvmefence.cli.explain import explain as run
     else:
         from nvmefence.cli.version import version as run
     return run
@@ -124,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes: list[str] = []
     try:
         if arguments.command != "version":
-            settings = load(vars(arguments), warn=notes.append)
+            settings = load(vars(arguments), warn=notes.append, spool=arguments.command in _SPOOL_COMMANDS)
     except NvmefenceError as error:
         refused = error
 
@@ -138,8 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_notes(notes, screen)  # not before the fork: a thread that waits for the terminal does not survive it
         return _guarded(_command(arguments), arguments, settings, screen)
 
-    # A front process would only hide the daemon from its service manager: signals, notifications, exit.
-    if settings.simulate or arguments.command in ("version", "watch"):
+    if settings.simulate or arguments.command in _FRONTLESS:
         return front.finish(work)
     return front.run(work)
 
@@ -171,6 +213,11 @@ def _report(error: NvmefenceError, arguments: argparse.Namespace, screen: Screen
 
 def console() -> None:
     """Entry point of the `nvmefence` script."""
+    streams.ensure_open()
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # it was closed when the interpreter started
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.exit(main())
 
 

@@ -129,8 +129,8 @@ class DriveEvidence:
             return f"still attached to namespace {', '.join(nsids)}{why}"
         return self.problem or "not confirmed before the deadline"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data with a fixed set of keys."""
+    def to_json(self, host: str = "") -> dict[str, Any]:
+        """Return plain data with a fixed set of keys; `hosts` is about one host only if one is given."""
         return {
             "serial": self.serial,
             "nqn": self.nqn,
@@ -138,14 +138,15 @@ class DriveEvidence:
             "device": self.device,
             "own_controller": self.own_controller,
             "hosts": {
-                host: {
-                    "outcome": self.outcome(host).value,
-                    "controllers": list(self.targets.get(host, ())),
-                    "detached": {str(nsid): list(ids) for nsid, ids in self.detached(host).items()},
-                    "quiesced": host in self.quiesced,
-                    "reason": self.reason(host),
+                name: {
+                    "outcome": self.outcome(name).value,
+                    "controllers": list(self.targets.get(name, ())),
+                    "detached": {str(nsid): list(ids) for nsid, ids in self.detached(name).items()},
+                    "quiesced": name in self.quiesced,
+                    "reason": self.reason(name),
                 }
-                for host in self.hosts
+                for name in self.hosts
+                if host in ("", name)
             },
             "namespaces": self.namespaces,
             "found": _plain(self.found),
@@ -201,7 +202,7 @@ class FenceReport:
         if not self.drives:
             reasons.append("no expected drive is there")
         shown = "; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else "")
-        return f"{mark}NOT fenced {host}: {shown} ({len(good)} of {_count(len(self.drives), 'drive')} cut)"
+        return f"{mark}NOT fenced {host} ({len(good)} of {_count(len(self.drives), 'drive')} cut): {shown}"
 
     def to_json(self, host: str) -> dict[str, Any]:
         """Return plain data for one host."""
@@ -214,7 +215,7 @@ class FenceReport:
             "started_at": self.started_at,
             "seconds": round(self.seconds, 6),
             "missing": list(self.missing),
-            "drives": [drive.to_json() for drive in self.drives],
+            "drives": [drive.to_json(host) for drive in self.drives],
         }
 
 

@@ -130,11 +130,20 @@ def to_request(
 
 
 def fenced_or_not(
-    request: Request, host: str, report: FenceReport | None, defect: str, now: float, times: dict[str, float]
+    request: Request,
+    host: str,
+    report: FenceReport | None,
+    defect: str,
+    now: float,
+    times: dict[str, float],
+    mark: str = "",
 ) -> Answer:
-    """Return the answer to a fence, from its report; without one nothing is confirmed, for `defect`."""
+    """Return the answer to a fence, from its report; without one nothing is confirmed, for `defect`.
+
+    `mark` goes before the message where there is no report to say it.
+    """
     if report is None:
-        message = f"NOT fenced {host}: {defect}"
+        message = f"{mark}NOT fenced {host}: {defect}"
         return to_request(request, Result.NOT_FENCED, message, now, times=times)
     confirmed = report.confirmed(host)
     message = report.message(host)
@@ -144,15 +153,18 @@ def fenced_or_not(
     return to_request(request, result, message, now, times=times, evidence=report.to_json(host))
 
 
-def unchanged(request: Request, now: float) -> Answer:
-    """Return the answer to an `on` while agents may not give storage back."""
-    return to_request(request, Result.UNCHANGED, _UNCHANGED.format(node=request.target_node), now)
+def unchanged(request: Request, now: float, mark: str = "") -> Answer:
+    """Return the answer to an `on` while agents may not give storage back. `mark` goes before the message."""
+    return to_request(request, Result.UNCHANGED, mark + _UNCHANGED.format(node=request.target_node), now)
 
 
-def to_bad(bad: Bad, now: float) -> Answer:
-    """Return what becomes of a file that is no request; it gets a response if it says whom that is for."""
+def to_bad(bad: Bad, now: float, mark: str = "") -> Answer:
+    """Return what becomes of a file that is no request; it gets a response if it says whom that is for.
+
+    `mark` goes before the message.
+    """
     known = bad.known
-    message = f"The request {bad.name} is rejected: {bad.reason}"
+    message = f"{mark}The request {bad.name} is rejected: {bad.reason}"
     response = None
     if known.request_id:
         response = Response(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Final
 
 FALLBACK: Final = ".audit.jsonl"
 """In the response directory: takes the lines that the audit file did not. A response can only appear where this
@@ -58,27 +58,3 @@ def _sync_parent(path: str, directory: int | None) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
-
-
-class Record(NamedTuple):
-    """A line that was read back."""
-
-    source: str
-    """Path of the file."""
-    number: int
-    """Of the line, from 1."""
-    document: dict[str, Any] | None
-    """None: it is not a JSON object, as after a crash or a disk that ran full."""
-
-
-def read(path: str) -> Iterator[Record]:
-    """Read an audit file, the oldest line first. Raises OSError."""
-    with open(path, "rb") as stream:
-        for number, text in enumerate(stream, 1):
-            if not text.strip():
-                continue
-            try:
-                document = json.loads(text)
-            except (ValueError, RecursionError):
-                document = None
-            yield Record(path, number, document if isinstance(document, dict) else None)

@@ -81,7 +81,7 @@ class Delivery:
             self._journal.info(f"request {name} was answered before and is not executed again", file=name)
         if names:
             self.handled.update(names)
-            self._run(self._publish([Outgoing(name) for name in names], self._loop.time() + _PAUSES[-1], False))
+            self._run(self._dispose(names))
 
     def note(self, document: dict[str, Any]) -> None:
         """Put a document into the audit some time, without anyone waiting for it."""
@@ -98,6 +98,12 @@ class Delivery:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _dispose(self, names: Sequence[str]) -> None:
+        try:
+            await self._publish([Outgoing(name) for name in names], self._loop.time() + _PAUSES[-1], False)
+        finally:
+            self.handled.difference_update(names)
 
     async def _answer(self, batch: Sequence[Answer], urgent: bool) -> None:
         until = self._loop.time() + self._keep_s

@@ -117,9 +117,9 @@ class Passes:
             options = Options(made.until - loop.time(), self._quiesce)
             made.report = await fence(self._site.transport, hostmap, found, made.hosts, options)
         except Stuck as error:
-            made.defect = f"looking for the drives: {error}"
+            made.defect = f"the drives were not found in time: {error}"
         except OSError as error:
-            made.defect = f"looking for the drives: {error}"
+            made.defect = f"the drives cannot be found: {error}"
         except Exception as error:
             made.defect = f"defect in nvmefence: {type(error).__name__}: {error}"
         made.times["fence"] = loop.time() - start

@@ -51,6 +51,7 @@ class Watcher:
         """`wall` is the clock for seconds since 1970. Needs a running loop."""
         self._settings = settings
         self._site = site
+        self._mark = "SIMULATED: " if site.simulated else ""
         self._hostmap = hostmap
         self._workers = workers
         self._journal = journal
@@ -150,7 +151,7 @@ class Watcher:
             return 0.0
         self._take(look.incoming)
         now = self._wall()
-        self._delivery.answer([answers.to_bad(bad, now) for bad in look.bad])
+        self._delivery.answer([answers.to_bad(bad, now, self._mark) for bad in look.bad])
         self._delivery.dispose(look.repeats)
         await self._archive_unfenced()
         if look.more:
@@ -177,19 +178,19 @@ class Watcher:
         try:
             host = self._hostmap.find(request.target_node)
         except UnknownHostError as error:
-            return answers.to_request(request, Result.UNKNOWN_HOST, f"Nothing was done: {error}", now)
+            return answers.to_request(request, Result.UNKNOWN_HOST, f"{self._mark}Nothing was done: {error}", now)
         remaining = item.age.remaining - (self._loop.time() - read_at)
         if item.age.expired or remaining <= 0:
             why = item.age.expired or "expired while it was read"
-            return answers.to_request(request, Result.EXPIRED, f"Nothing was done: {why}", now)
+            return answers.to_request(request, Result.EXPIRED, f"{self._mark}Nothing was done: {why}", now)
         if request.action.fences:
             waited = max(now - max(request.dated, request.written), 0.0)
             return Ticket(request, host, read_at, self._loop.time() + remaining, waited)
         if self._passes.fencing(host) or host.name in fenced_now:
-            why = f"Nothing was done: a fence of {host.name} is under way"
+            why = f"{self._mark}Nothing was done: a fence of {host.name} is under way"
             return answers.to_request(request, Result.REFUSED, why, now)
         self._unfenced_until = self._loop.time() + UNFENCED_FOR_S + RESCAN_S
-        return answers.unchanged(request, now)
+        return answers.unchanged(request, now, self._mark)
 
     def _begin(self, tickets: Sequence[Ticket]) -> None:
         self._delivery.handled.update(ticket.request.name for ticket in tickets)
@@ -206,7 +207,7 @@ class Watcher:
                 {
                     "time": answers.precise(self._wall()),
                     "event": "begun",
-                    "hosts": hosts,
+                    "hosts": [ticket.host.name for ticket in one.tickets],
                     "files": [ticket.request.name for ticket in one.tickets],
                     "watcher": answers.watcher(),
                 }
@@ -220,7 +221,11 @@ class Watcher:
         for ticket in made.tickets:
             times = {**made.times, "waited": ticket.waited, "total": now - ticket.read_at}
             host = ticket.host.name
-            batch.append(answers.fenced_or_not(ticket.request, host, made.report, made.defect, self._wall(), times))
+            batch.append(
+                answers.fenced_or_not(
+                    ticket.request, host, made.report, made.defect, self._wall(), times, self._mark
+                )
+            )
         self._delivery.answer(batch, urgent=True)
         if batch:
             self._last = f"last: {batch[-1].message}"

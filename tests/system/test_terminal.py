@@ -247,3 +247,11 @@ def test_full_disk_under_the_output_keeps_the_exit_code_true(
     command = shlex.join(place.command("detach", "--host", host, *form))
     assert place.spawn(["bash", "-c", f"{command} >/dev/full 2>/dev/full"]).returncode == code
     assert place.attached()["SIM00000"]["1"] == ([1, 3, 4, 5] if code == 0 else [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_keep_no_fence_from_its_work(place: Place, closed: str) -> None:
+    command = shlex.join(place.command("detach", "--host", "c1"))
+    done = place.spawn(["bash", "-c", f"{command} {closed}; echo $? > code"])
+    assert ((place.path / "code").read_text(), done.stderr) == ("0\n", "")
+    assert all(2 not in ids for drive in place.attached().values() for ids in drive.values())

@@ -1,0 +1,1 @@
+"""A real Pacemaker that runs the fence agent against simulated drives."""

@@ -1,0 +1,7 @@
+# The init of a room with pacemaker-fenced alone. $3: the agent, $4: the daemon.
+AGENT=$3
+. "$(dirname "$0")/room.sh"
+cd /var/lib/pacemaker/cores
+umask 026
+"$4" --stand-alone --logfile "$folder/pacemaker.log" -V &
+wait
