@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PREFIX ?= /opt/nvmefence
 SBIN ?= /usr/sbin
+ETC ?= /etc
+PROGRAMS := nvmefence fence_gfs2_recorder
 
 .PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
 
@@ -16,7 +18,7 @@ help:
 	@echo "make check    lint, formatting, types, C warnings"
 	@echo "make bench    measure against nvme-cli and the bare minimum of commands, in the lab (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
-	@echo "make install  into $(PREFIX), links in $(SBIN) (root)"
+	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
 
 # The virtual environment, and the C core built into it.
 $(VENV)/.ready: pyproject.toml setup.py $(wildcard csrc/*)
@@ -63,15 +65,27 @@ lab: lab-packages
 
 install:
 	@packaging/ensure-packages build
-	@echo "== nvmefence into $(PREFIX), link $(SBIN)/nvmefence"
+	@echo "== nvmefence into $(PREFIX); nvmefence and fence_gfs2_recorder linked into $(SBIN)"
 	@$(PYTHON) -m venv $(PREFIX)
 	@$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check ".[terminal]"
-	@ln -sf $(PREFIX)/bin/nvmefence $(SBIN)/nvmefence
+	@mkdir -p $(SBIN)
+	@for name in $(PROGRAMS); do ln -sf $(PREFIX)/bin/$$name $(SBIN)/$$name; done
+	@echo "== unit file (not enabled), tmpfiles.d and logrotate.d into $(ETC)"
+	@install -d -m 755 $(ETC)/nvmefence $(ETC)/systemd/system $(ETC)/tmpfiles.d $(ETC)/logrotate.d
+	@sed 's|/usr/sbin/nvmefence|$(SBIN)/nvmefence|' packaging/systemd/nvmefence-watcher.service \
+	  > $(ETC)/systemd/system/nvmefence-watcher.service
+	@install -m 644 packaging/tmpfiles.d/nvmefence.conf $(ETC)/tmpfiles.d/nvmefence.conf
+	@install -m 644 packaging/logrotate.d/nvmefence $(ETC)/logrotate.d/nvmefence
 	@$(SBIN)/nvmefence version
-	@echo "next: nvmefence hosts discover > /etc/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
+	@echo "next, once for each enclosure:"
+	@echo "  nvmefence hosts discover > $(ETC)/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
+	@echo "  systemd-tmpfiles --create nvmefence.conf && systemctl daemon-reload"
+	@echo "  systemctl enable --now nvmefence-watcher"
 
 uninstall:
-	@rm -f $(SBIN)/nvmefence
+	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
+	@rm -f $(foreach name,$(PROGRAMS),$(SBIN)/$(name))
+	@rm -f $(ETC)/systemd/system/nvmefence-watcher.service $(ETC)/tmpfiles.d/nvmefence.conf $(ETC)/logrotate.d/nvmefence
 	@rm -rf $(PREFIX)
 
 clean:

@@ -1,0 +1,75 @@
+"""`make install` gives a machine all that it needs, and `make uninstall` takes it away again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "sbin/nvmefence",
+    "sbin/fence_gfs2_recorder",
+    "etc/systemd/system/nvmefence-watcher.service",
+    "etc/tmpfiles.d/nvmefence.conf",
+    "etc/logrotate.d/nvmefence",
+}
+
+
+def make(target: str, place: Path) -> subprocess.CompletedProcess[str]:
+    where = [f"PREFIX={place}/opt", f"SBIN={place}/sbin", f"ETC={place}/etc"]
+    return subprocess.run(
+        ["make", target, *where], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def there(place: Path) -> set[str]:
+    return {
+        str(path.relative_to(place))
+        for part in ("sbin", "etc")
+        for path in (place / part).rglob("*")
+        if not path.is_dir()
+    }
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="an installation needs root")
+def test_what_is_installed_works_and_goes_away_again(tmp_path: Path) -> None:
+    done = make("install", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert there(tmp_path) == FILES
+    unit = (tmp_path / "etc/systemd/system/nvmefence-watcher.service").read_text()
+    assert f"ExecStart={tmp_path}/sbin/nvmefence watch\n" in unit
+    for words in (["nvmefence", "version"], ["fence_gfs2_recorder", "-o", "metadata"]):
+        run = subprocess.run(
+            [tmp_path / "sbin" / words[0], *words[1:]], cwd="/", capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert (run.returncode, run.stderr) == (0, "")
+    assert make("uninstall", tmp_path).returncode == 0
+    assert (there(tmp_path), (tmp_path / "opt").exists()) == (set(), False)
+
+
+@pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is not installed")
+def test_tmpfiles_makes_the_directories_as_the_watcher_wants_them(tmp_path: Path) -> None:
+    subprocess.run(
+        ["systemd-tmpfiles", "--create", f"--root={tmp_path}", ROOT / "packaging/tmpfiles.d/nvmefence.conf"],
+        timeout=60, check=True,
+    )  # fmt: skip
+    modes = {
+        name: (tmp_path / "localdisk/gfs2-fencing" / name).stat().st_mode & 0o777
+        for name in ("requests", "responses")
+    }
+    assert modes == {"requests": 0o750, "responses": 0o750}
+
+
+@pytest.mark.skipif(shutil.which("logrotate") is None, reason="logrotate is not installed")
+def test_logrotate_takes_its_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["logrotate", "--debug", "--state", tmp_path / "state", ROOT / "packaging/logrotate.d/nvmefence"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "error" in done.stderr) == (0, False), done.stderr
