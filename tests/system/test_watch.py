@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.system.place import CLEAN, FLEET, HOSTS, HUNG, MAIN, REMOVED, SLOT_0, SLOT_1, SLOW
-from tests.system.watching import Watching, until
+from tests.system.watching import Running, Watching, until
 
 
 @pytest.fixture
@@ -317,3 +317,22 @@ def test_bad_settings_end_it_before_anything_is_served(place: Watching) -> None:
     assert run("--quiesce", "wait:40")[0] == 3
     assert run("--max-request-age-s", "0")[0] == 3
     assert run("--no-such-option")[0] == 2
+
+
+def test_nothing_is_loaded_for_a_fence(place: Watching) -> None:
+    place.write(FLEET + SLOW)
+    command = [MAIN[0], "-X", "importtime", *MAIN[1:], *place.arguments()]
+    running = Running(command, place.path)
+    try:
+        running.hears("SIMULATED drives through")
+        before = running.text().count("import time:")
+        answers = [place.answered(place.ask(f"r-{host}.json", target_node=host)) for host in ("c1", "c2", "nobody")]
+        place.put("bad.json", '{"request_id": "w-1"}')
+        running.hears("bad.json is rejected")
+        running.process.send_signal(signal.SIGHUP)
+        running.hears("host map read anew")
+        assert [answer["success"] for answer in answers] == [True, True, False]
+        assert before > 50
+        assert running.text().count("import time:") == before, running.text()[-3000:]
+    finally:
+        running.kill()
