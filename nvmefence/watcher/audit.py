@@ -12,6 +12,8 @@ FALLBACK: Final = ".audit.jsonl"
 """In the response directory: takes the lines that the audit file did not. A response can only appear where this
 file can be written as well, so that an audit disk which is full or hangs costs no fence its record."""
 _MODE: Final = 0o640
+_settled: Final[dict[str, tuple[int, int]]] = {}
+"""By path: the device and inode whose entry in its directory this process has made durable."""
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -45,8 +47,12 @@ def append(path: str, lines: Iterable[bytes], directory: int | None = None) -> N
         os.fsync(fd)
     finally:
         os.close(fd)
-    if fresh:
+    # A file that was there may be one whose maker died, or failed, before its entry was durable.
+    identity = found.st_dev, found.st_ino
+    if fresh or _settled.get(path) != identity:
+        _settled.pop(path, None)
         _sync_parent(path, directory)
+        _settled[path] = identity
 
 
 def _sync_parent(path: str, directory: int | None) -> None:

@@ -66,7 +66,7 @@ class Delivery:
         found = dict(self._troubles)
         if self._undelivered:
             reason = next(iter(self._undelivered.values()))
-            found["answers"] = f"{len(self._undelivered)} cannot be written and will be tried again: {reason}"
+            found["answers"] = f"{len(self._undelivered)} not delivered and will be tried again: {reason}"
         return found
 
     def answer(self, batch: Sequence[Answer], *, urgent: bool = False) -> None:
@@ -101,7 +101,7 @@ class Delivery:
 
     async def _dispose(self, names: Sequence[str]) -> None:
         try:
-            await self._publish([Outgoing(name) for name in names], self._loop.time() + _PAUSES[-1], False)
+            await self._publish([Outgoing(name) for name in names], self._loop.time() + self._keep_s, False)
         finally:
             self.handled.difference_update(names)
 
@@ -112,6 +112,9 @@ class Delivery:
             lines = [answer.audit_line(self._wall()) for answer in batch]
             if await self._audit(lines, until):
                 await self._publish([answer.outgoing for answer in batch], until, urgent)
+            else:
+                for name in names:
+                    self._journal.error(f"request {name} is given up: its answer cannot be put on record", file=name)
         except Exception as error:  # a defect here must not end the service for everyone else
             self._journal.error(f"defect in nvmefence: {type(error).__name__}: {error}; not answered: {names}")
         finally:
@@ -187,7 +190,7 @@ class Delivery:
             if left and not await self._pause(attempt, until):
                 for item in left:
                     self._undelivered.pop(item.name, None)
-                    self._journal.error(f"the answer {item.name} is given up: {failed[item.name]}", file=item.name)
+                    self._journal.error(f"request {item.name} is given up: {failed[item.name]}", file=item.name)
                 return
             attempt += 1
 

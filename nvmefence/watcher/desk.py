@@ -114,19 +114,30 @@ class Desk:
                 self._responses.sweep(self._wall() - _DRAFT_AGE_S)
             except SpoolError as error:
                 troubles[self._response_dir] = error.reason
+            except OSError as error:
+                troubles[self._response_dir] = f"cannot be opened: {error.strerror}"
         if self._requests is None:
             try:
                 self._open_requests()
             except SpoolError as error:
                 troubles[self._request_dir] = error.reason
             except OSError as error:
-                troubles[self._request_dir] = f"cannot be locked: {error.strerror}"
+                troubles[self._request_dir] = f"cannot be locked: {error.strerror or error}"
         if self._requests is not None and self._responses is not None:
-            fds = self._requests.directory.fd, self._responses.directory.fd
-            if os.path.samestat(*map(os.fstat, fds)):
-                self._lose_requests()
-                troubles[self._request_dir] = f"is the same directory as {quoted(self._response_dir)}"
+            trouble = self._confused(self._requests, self._responses)
+            if trouble:
+                self.close()
+                troubles[self._request_dir] = trouble
         return troubles
+
+    def _confused(self, requests: RequestDirectory, responses: ResponseDirectory) -> str:
+        """Return why the two are not two directories, else an empty string."""
+        try:
+            if not os.path.samestat(os.fstat(requests.directory.fd), os.fstat(responses.directory.fd)):
+                return ""
+        except OSError as error:
+            return f"cannot be told from {quoted(self._response_dir)}: {error.strerror}"
+        return f"is the same directory as {quoted(self._response_dir)}"
 
     def _open_requests(self) -> None:
         requests = RequestDirectory(self._request_dir)
@@ -214,14 +225,17 @@ class Desk:
             troubles["heartbeat"] = f"{self._request_dir}/{heartbeat.NAME}: {error.strerror}"
 
     def deliver(self, batch: Collection[Outgoing]) -> dict[str, str]:
-        """Do what is to be done; return, by name, why it was not done. Again, with the same, is harmless."""
+        """Do what is to be done; return, by name, why it was not done. Again, with the same, is harmless.
+
+        A request directory that is away holds up no response; a request that comes back with it is a repeat.
+        """
         try:
             troubles = self.open()
+            away = "" if self._responses is not None else "; ".join(troubles.values())
         except BusyError as error:
-            troubles = {self._request_dir: str(error)}
-        if troubles:
-            reason = "; ".join(troubles.values())
-            return {item.name: reason for item in batch}
+            away = str(error)
+        if away:
+            return dict.fromkeys((item.name for item in batch), away)
         failed = {}
         for item in batch:
             try:
@@ -232,7 +246,7 @@ class Desk:
 
     def _deliver(self, item: Outgoing) -> None:
         requests, responses = self._requests, self._responses
-        if requests is None or responses is None:
+        if responses is None:
             raise ReadFailed("a directory was lost")
         if item.response is not None:
             try:
@@ -242,6 +256,8 @@ class Desk:
                 raise
             except AlreadyThere:
                 pass  # answered before: that answer stands
+        if requests is None:
+            return
         if not item.reject:
             requests.remove(item.name)
             return
@@ -250,6 +266,11 @@ class Desk:
 
     def append_audit(self, lines: Collection[bytes]) -> None:
         """Append audit lines in the response directory, durably. Raises OSError."""
+        if self._responses is not None:
+            try:
+                self._responses.directory.verify()
+            except SpoolError:
+                self._lose_responses()  # a line beside responses that nobody sees would be lost with them
         self.open()
         if self._responses is None:
             raise OSError(0, f"{self._response_dir} is not there")

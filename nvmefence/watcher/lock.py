@@ -31,8 +31,7 @@ class Lock:
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 raise OSError(0, f"{NAME} is not a regular file")
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = f"process {os.getpid()} on {os.uname().nodename}\n".encode()
-            os.ftruncate(self._fd, os.pwrite(self._fd, mine, 0))
+            self._sign()
         except BlockingIOError:
             holder = escaped(os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip()) or "unknown"
             os.close(self._fd)
@@ -43,6 +42,13 @@ class Lock:
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _sign(self) -> None:
+        """Say who has it. On a full disk that is left out: what waits there must be served all the same."""
+        mine = f"process {os.getpid()} on {os.uname().nodename}\n".encode()
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, mine, 0)
 
     def release(self) -> None:
         """Give it up at once, also where a thread of this process is still held in the kernel."""

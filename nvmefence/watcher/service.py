@@ -142,7 +142,7 @@ class Watcher:
         handled = frozenset(self._delivery.handled)
         try:
             look = await self._workers.spool.do(lambda: self._desk.look(handled, _AT_ONCE), SPOOL_S)
-        except Stuck as error:
+        except (Stuck, OSError) as error:
             self._tell_conditions({"spool": f"the directories do not answer: {error}"})
             return RESCAN_S
         self._follow()

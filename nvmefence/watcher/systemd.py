@@ -6,6 +6,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping
+from typing import Final
+
+from nvmefence.plain import escaped
+
+_VALUE_LIMIT: Final = 1000
+"""Characters of a value. systemd ignores a message of more than 4096 bytes, or with a NUL in it, as a whole."""
 
 
 class Notifier:
@@ -24,9 +30,14 @@ class Notifier:
         """Send assignments such as READY=1. Never waits and never fails: a message may be lost."""
         if self._socket is None:
             return
-        lines = [f"{key}={str(value).translate({10: ' '})}" for key, value in assignments.items()]
+        lines = [f"{key}={_short(escaped(str(value)))}" for key, value in assignments.items()]
         with contextlib.suppress(OSError):
             self._socket.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
+
+
+def _short(text: str) -> str:
+    """Cut a text so that the message stays within 4096 bytes; a character has up to four of them."""
+    return text if len(text) <= _VALUE_LIMIT else f"{text[: _VALUE_LIMIT - 3]}..."
 
 
 def _watchdog(environment: Mapping[str, str]) -> float:
