@@ -39,9 +39,11 @@ _CIB = """\
 class Cluster:
     """Nodes by name; the first is the one that commands are given on unless another is said."""
 
-    def __init__(self, names: list[str], folder: Path) -> None:
+    def __init__(self, names: list[str], folder: Path, *, token_ms: int = _TOKEN_MS) -> None:
+        """`token_ms`: so long a node may be silent before the others count it as lost."""
         self._folder = folder
         self._names = names
+        self._token_ms = token_ms
         self.nodes: dict[str, Room] = {}
         self._switch: Room | None = None
         try:
@@ -68,7 +70,7 @@ class Cluster:
         wait_for("all nodes are online", self._all_online, _ONLINE_S, 0.2)
 
     def _corosync(self) -> str:
-        lines = ["totem {", "version: 2", "cluster_name: test", "transport: knet", f"token: {_TOKEN_MS}"]
+        lines = ["totem {", "version: 2", "cluster_name: test", "transport: knet", f"token: {self._token_ms}"]
         lines += ["crypto_cipher: none", "crypto_hash: none", "}", "nodelist {"]
         for number, name in enumerate(self._names, 1):
             lines += ["node {", f"ring0_addr: {_NETWORK}{number}", f"name: {name}", f"nodeid: {number}", "}"]

@@ -15,8 +15,8 @@ from tests.lab import boot
 from tests.lab.host import LabError
 from tests.lab.shape import Shape
 
-SHAPE = Shape(drives=6, secondaries=5, namespaces=3, bound=(2, 3, 4))
-LIMIT = 150
+SHAPE = Shape(drives=6, secondaries=5, namespaces=3, bound=(2, 3, 4), memory_mib=1792)
+LIMIT = 300
 
 
 def main() -> int:

@@ -223,5 +223,6 @@ SHAPES: Mapping[str, Shape] = {
     ),
     "own-vf": Shape(drives=2, secondaries=4, namespaces=2, bound=(1, 3)),
     "sriov": Shape(),
+    "cluster": Shape(drives=3, secondaries=4, namespaces=2, memory_mib=1536),
 }
 """Shapes by name, for `--shape` and for the `shape` mark of guest tests."""

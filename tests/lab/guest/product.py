@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -86,6 +87,18 @@ def attached(drives: Sequence[observer.Drive]) -> dict[str, dict[int, frozenset[
         with observer.Device(drive.primary.path) as device:
             seen[drive.serial] = device.attachments()
     return seen
+
+
+def list_ctrl(drive: observer.Drive) -> dict[int, frozenset[int]]:
+    """Return the controllers of a drive's namespaces as nvme-cli tells them."""
+    with observer.Device(drive.primary.path) as device:
+        nsids = device.namespaces()
+    found = {}
+    for nsid in nsids:
+        command = ["nvme", "list-ctrl", str(drive.primary.path), f"--namespace-id={nsid}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        found[nsid] = frozenset(int(number, 16) for number in re.findall(r"\]:(0x[0-9a-f]+|0)", done.stdout))
+    return found
 
 
 def without(
