@@ -5,6 +5,7 @@ That order is the one of the fence agents' founding document, so that one enviro
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import os
@@ -40,7 +41,11 @@ class Settings:
     backend: str = "auto"
     """How commands reach the kernel: "auto" tries io_uring, then ioctl."""
     quiesce: quiesce.Quiesce = quiesce.DEFAULT
-    """What is done about writes under way at the cut: "wait:SECONDS" or "none"."""
+    """What is done about writes under way at the cut, see `fencing.quiesce.Method`."""
+    quiesce_models: tuple[tuple[str, float], ...] = ()
+    """Waits by model of drive, in place of the usual one where "auto" has to wait. In the settings file only."""
+    escalate: bool = False
+    """Where a detach fails on a drive, take the host's secondary controllers offline there."""
     simulate: str = ""
     """Path of a fleet file: everything runs on emulated drives, and every result says so. Empty: real drives."""
     request_dir: str = config.REQUEST_DIR
@@ -91,11 +96,30 @@ def _quiesce(value: Any) -> quiesce.Quiesce:
     return quiesce.parse(value)
 
 
+def _truth(value: Any) -> bool:
+    words = {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "on": True,
+        "false": False,
+        "0": False,
+        "no": False,
+        "off": False,
+    }
+    found = value if isinstance(value, bool) else words.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"must be true or false, is {value!r}")
+    return found
+
+
 _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "hosts": _text,
     "deadline": _number,
     "backend": _backend,
     "quiesce": _quiesce,
+    "quiesce_models": quiesce.parse_models,
+    "escalate": _truth,
     "simulate": _text,
     "request_dir": _directory,
     "response_dir": _directory,
@@ -110,6 +134,8 @@ _SHARED_VARIABLES: Final = {
 }
 """Variables that fence agents and the NNF node manager know by these names."""
 KEYS: Final = tuple(field.name for field in fields(Settings))
+FILE_KEYS: Final = ("quiesce_models",)
+"""What can be given in the settings file only."""
 SPOOL_KEYS: Final = ("request_dir", "response_dir", "log_dir", "audit", "max_request_age_s")
 """What only the watcher, and who reads its traces, needs."""
 
@@ -152,6 +178,8 @@ def load(
                 warn(f"{name}={environment[name]} in the environment takes precedence over {option(key)} {given}")
             values[key] = ruled
     _warn_of_strangers(environment, warn)
+    rule = values.get("quiesce", quiesce.DEFAULT)
+    values["quiesce"] = dataclasses.replace(rule, models=values.get("quiesce_models", ()))
     return Settings(**values)
 
 
@@ -176,7 +204,7 @@ def _warn_of_strangers(environment: Mapping[str, str], warn: Callable[[str], Non
 
 def check_deadline(settings: Settings) -> None:
     """Raise ConfigError if a fence could never be confirmed, because quiesce alone takes all of its time."""
-    if settings.quiesce.seconds >= settings.deadline:
+    if settings.quiesce.least >= settings.deadline:
         raise ConfigError(
             f"quiesce {settings.quiesce.name} leaves nothing of the deadline of {settings.deadline:g} s",
             "give a longer --deadline or a shorter --quiesce",

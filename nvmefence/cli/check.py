@@ -27,7 +27,7 @@ def check(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> 
         findings += _backend_findings(site.transport.backend)
         found = site.discover()
         more, every = asyncio.run(
-            preflight.check(site.transport, hostmap, found, settings.deadline, screen.progress)
+            preflight.check(site.transport, hostmap, found, settings.quiesce, settings.deadline, screen.progress)
         )
     finally:
         site.transport.close()

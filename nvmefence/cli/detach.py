@@ -47,7 +47,7 @@ def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
         results = [report.to_json(host) for host in report.hosts]
         screen.raw(json.dumps({"simulated": report.simulated, "exit": int(code), "hosts": results}, indent=2))
     else:
-        _print(report, screen, settings)
+        _print(report, screen)
     return code
 
 
@@ -74,7 +74,7 @@ async def _fence(
             hostmap,
             site.discover(),
             hosts,
-            Options(settings.deadline, settings.quiesce),
+            Options(settings.deadline, settings.quiesce, settings.escalate),
             board.heard,
         )
     finally:
@@ -112,7 +112,7 @@ class _Board:
             self.screen.progress(f"fencing {', '.join(self.hosts)}: waiting for {shown}{more}")
 
 
-def _print(report: FenceReport, screen: Screen, settings: Settings) -> None:
+def _print(report: FenceReport, screen: Screen) -> None:
     for host in report.hosts:
         confirmed = report.confirmed(host)
         screen.table(
@@ -121,7 +121,7 @@ def _print(report: FenceReport, screen: Screen, settings: Settings) -> None:
         )
         screen.line(report.message(host), "green" if confirmed else "red")
         if confirmed:
-            _explain_quiesce(screen, settings)
+            _explain_quiesce(report, host, screen)
         else:
             _what_next(report, host, screen)
 
@@ -142,15 +142,26 @@ def _row(drive: DriveEvidence, host: str) -> list[Cell | str]:
     ]
 
 
-def _explain_quiesce(screen: Screen, settings: Settings) -> None:
-    if settings.quiesce.seconds:
+def _explain_quiesce(report: FenceReport, host: str, screen: Screen) -> None:
+    """Say what became of writes under way, method by method, and what is left to be done."""
+    methods = {drive.quiesce for drive in report.drives}
+    if not methods.isdisjoint(("drain", "offline")):
+        screen.line("Its secondary controllers went offline before the cut: nothing under way can land any more.")
+    for method in sorted(methods - {"drain", "offline", "none"}):
         screen.line(
-            f"Writes under way at the cut were given {settings.quiesce.seconds:g} s to land before this line."
+            f"Writes under way at the cut were given {method.partition(':')[2]} s to land before this line."
         )
-    else:
+    if "none" in methods:
         screen.line(
             "Quiesce is none: a write that a drive was already working on at the cut may still land.", "yellow"
         )
+    for drive in report.drives:
+        for cntlid in drive.offline(host):
+            why = drive.secondaries[cntlid].problem
+            screen.line(
+                f"{drive.serial}: controller {cntlid} {why or 'stays offline until the host is restored'}",
+                "yellow" if why else "",
+            )
 
 
 def _what_next(report: FenceReport, host: str, screen: Screen) -> None:

@@ -52,7 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
     group.add_argument("--deadline", metavar="SECONDS", help="time for everything (default 30)")
     group.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default auto)")
-    group.add_argument("--quiesce", metavar="METHOD", help="none or wait:SECONDS (default wait:10)")
+    group.add_argument(
+        "--quiesce",
+        metavar="METHOD",
+        help="auto (drain where possible, else wait:10), "
+        "auto:SECONDS, drain, offline, wait:SECONDS or none (default auto)",
+    )
+    group.add_argument(
+        "--escalate", action="store_true", default=None,
+        help="where a detach fails, take the host's secondary controllers offline",
+    )  # fmt: skip
     group.add_argument("--simulate", metavar="FLEET", help="run on the emulated drives of this fleet file")
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nvmefence.nvme import status
+from nvmefence.nvme.commands import VirtualizationAction
+from nvmefence.nvme.structures import IdentifyNamespace
 
 Attachments = Mapping[int, tuple[int, ...]]
 """Controllers by NSID."""
@@ -56,6 +58,73 @@ class Sent(NamedTuple):
         }
 
 
+class Managed(NamedTuple):
+    """One Virtualization Management command that was sent."""
+
+    cntlid: int
+    action: VirtualizationAction
+    status: int
+    """As `Completion.status`."""
+    started: float
+    """Seconds since the fence began."""
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "controller": self.cntlid,
+            "action": self.action.name.lower().replace("_", " "),
+            "status": self.status,
+            "status_text": status.describe(self.status),
+            "started_s": round(self.started, 6),
+            "seconds": round(self.seconds, 6),
+        }
+
+
+class Identity(NamedTuple):
+    """What tells a namespace from another that has its NSID later."""
+
+    nguid: str
+    """32 hexadecimal digits; empty when the drive gives none."""
+    eui64: str
+    """16 hexadecimal digits; empty when the drive gives none."""
+    size: int
+    """In logical blocks."""
+    block_size: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, page: IdentifyNamespace) -> Identity:
+        """Take it from Identify Namespace (CNS 11h)."""
+        nguid = page.nguid.hex() if any(page.nguid) else ""
+        return cls(nguid, page.eui64.hex() if any(page.eui64) else "", page.size, page.block_size)
+
+
+@dataclass(slots=True)
+class SecondaryEvidence:
+    """A secondary controller that was to go offline."""
+
+    queues: int = 0
+    """VQ resources that it had; 0: not known."""
+    interrupts: int = 0
+    """VI resources that it had."""
+    offline: bool = False
+    """The drive reported it offline, and a read after the cut showed it so."""
+    back: bool | None = None
+    """Whether it was seen online again after it was brought back; None: that was not tried."""
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "queues": self.queues,
+            "interrupts": self.interrupts,
+            "offline": self.offline,
+            "back_online": self.back,
+            "problem": self.problem,
+        }
+
+
 @dataclass(slots=True)
 class DriveEvidence:
     """What happened on one drive. Filled while the drive is fenced; not changed afterwards."""
@@ -77,6 +146,8 @@ class DriveEvidence:
     found: Attachments = field(default_factory=dict)
     """What the targets were attached to when first seen."""
     sent: list[Sent] = field(default_factory=list)
+    identities: dict[int, Identity] = field(default_factory=dict)
+    """The namespaces that were detached, by NSID, as they identified themselves at the cut."""
     remaining: Attachments | None = None
     """What the last complete read after the last cut showed attached; None: there was no such read."""
     problem: str = ""
@@ -84,12 +155,20 @@ class DriveEvidence:
     advice: str = ""
     quiesce: str = "none"
     """The method that stands for writes under way, as applied."""
+    quiesce_reason: str = ""
+    """Why it is not another one."""
+    secondaries: dict[int, SecondaryEvidence] = field(default_factory=dict)
+    """Secondary controllers that were to go offline, by controller id."""
+    managed: list[Managed] = field(default_factory=list)
+    """Virtualization Management commands that were sent."""
+    escalated: tuple[int, ...] = ()
+    """Controllers that were taken offline because a detach failed."""
     quiesced: set[str] = field(default_factory=set)
     """The hosts for which its rule was met."""
     passes: int = 0
     """Complete or incomplete reads of the attachments."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by phase: open, look, read, cut, read-back, quiesce, total."""
+    """Time by phase: open, look, read, offline, cut, read-back, quiesce, online, total."""
 
     def outcome(self, host: str) -> Outcome:
         """Judge one host on this drive. Everything that is not known to be cut is not confirmed."""
@@ -114,6 +193,11 @@ class DriveEvidence:
                 gone.setdefault(sent.nsid, set()).update(ids)
         return {nsid: tuple(sorted(ids)) for nsid, ids in sorted(gone.items())}
 
+    def offline(self, host: str) -> tuple[int, ...]:
+        """Return the host's controllers that were taken offline and are so, as far as is known."""
+        mine = self.targets.get(host, ())
+        return tuple(n for n in mine if n in self.secondaries and not self.secondaries[n].back)
+
     def reason(self, host: str) -> str:
         """Say why the drive is not confirmed for the host; empty when it is."""
         outcome = self.outcome(host)
@@ -126,7 +210,9 @@ class DriveEvidence:
             nsids = [str(nsid) for nsid, ids in (self.remaining or {}).items() if mine.intersection(ids)]
             failed = [s for s in self.sent if s.status and str(s.nsid) in nsids]
             why = f": {status.describe(failed[-1].status)}" if failed else ""
-            return f"still attached to namespace {', '.join(nsids)}{why}"
+            offline = self.offline(host)
+            told = f"; controller {', '.join(map(str, offline))} was left offline" if offline else ""
+            return f"still attached to namespace {', '.join(nsids)}{why}{told}"
         return self.problem or "not confirmed before the deadline"
 
     def to_json(self, host: str = "") -> dict[str, Any]:
@@ -151,10 +237,23 @@ class DriveEvidence:
             "namespaces": self.namespaces,
             "found": _plain(self.found),
             "sent": [sent.to_json() for sent in self.sent],
+            "identities": {str(nsid): found._asdict() for nsid, found in sorted(self.identities.items())},
             "read_back": None if self.remaining is None else _plain(self.remaining),
             "problem": self.problem,
             "advice": self.advice,
             "quiesce": self.quiesce,
+            "quiesce_reason": self.quiesce_reason,
+            "secondaries": {
+                str(cntlid): entry.to_json()
+                for cntlid, entry in sorted(self.secondaries.items())
+                if not host or cntlid in self.targets.get(host, ())
+            },
+            "managed": [
+                managed.to_json()
+                for managed in self.managed
+                if not host or managed.cntlid in self.targets.get(host, ())
+            ],
+            "escalated": list(self.escalated),
             "passes": self.passes,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
         }

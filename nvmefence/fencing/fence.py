@@ -9,13 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Sent
-from nvmefence.fencing.quiesce import DEFAULT, Quiesce
+from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Identity, Sent
+from nvmefence.fencing.quiesce import DEFAULT, Choice, Method, Quiesce
+from nvmefence.fencing.secondaries import SecondaryControl
 from nvmefence.fencing.session import Attached, DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.inventory.selectors import Refusal
 from nvmefence.nvme import commands, status
+from nvmefence.nvme.structures import MalformedData, identify_namespace
 from nvmefence.nvme.transport import NO_ANSWER, Command, Completion, Transport
 
 _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
@@ -35,6 +37,13 @@ class Options:
     deadline: float = 30.0
     """Seconds for everything; what is not confirmed then is not confirmed."""
     quiesce: Quiesce = DEFAULT
+    escalate: bool = False
+    """Where a detach fails, take the host's secondary controllers offline there. That confirms nothing."""
+
+    @property
+    def may_take_offline(self) -> bool:
+        """Whether the drives' secondary controllers must be known."""
+        return self.escalate or self.quiesce.method is not Method.WAIT
 
 
 async def fence(
@@ -98,6 +107,8 @@ class _DriveFence:
         self._loop = asyncio.get_running_loop()
         self._start = self._phase_start = self._loop.time()
         self._phase = ""
+        self.choice = Choice(Method.WAIT, options.quiesce.seconds)
+        self.secondary = SecondaryControl(session, self.evidence, self._start)
 
     async def run(self) -> None:
         """Fence; whatever goes wrong is written into the evidence."""
@@ -135,18 +146,37 @@ class _DriveFence:
         if local is not None:
             self.evidence.device, self.evidence.own_controller = local.path, local.cntlid
         self._enter("look")
-        await self._patiently(self.session.look)
+        await self._patiently(lambda: self.session.look(secondaries=self.options.may_take_offline))
         self._resolve()
         if not self.controllers:
             return
+        self._choose(self.secondary.obstacle(self.controllers))
         self._enter("read")
         attached = await self._read(fresh=False)
         self.evidence.found = attached.of(self.controllers)
         try:
+            if self.choice.takes_offline:
+                await self._go_offline(self.controllers)
+                if attached.complete and not self.evidence.found:  # nothing to cut: what was read is too old
+                    self._enter("read-back")
+                    attached = await self._read()
             await self._cut_until_quiet(attached)
         except DriveProblem:
             await self._finish_the_others()
+            await self._escalate()
             raise
+
+    def _choose(self, obstacle: str) -> None:
+        """Settle what is done about writes under way on this drive."""
+        self.choice = self.options.quiesce.choose(self.session.drive.model, obstacle)
+        self.evidence.quiesce, self.evidence.quiesce_reason = self.choice.name, self.choice.reason
+
+    async def _go_offline(self, controllers: frozenset[int]) -> None:
+        """Take controllers offline; where the drive refuses that for good, do what the rule has in its place."""
+        self._enter("offline")
+        await self.secondary.take_offline(controllers)
+        if self.secondary.hopeless:
+            self._choose(self.secondary.problem)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step, again and again while its failure may pass and the deadline has not."""
@@ -176,14 +206,18 @@ class _DriveFence:
         """Read all attachments; `remaining` is what this read showed, or None while it is not complete."""
         self.evidence.remaining = None
         self.evidence.passes += 1
-        attached = await self._patiently(lambda: self.session.read_attached(fresh=fresh))
+        secondaries = bool(self.evidence.secondaries)
+        attached = await self._patiently(lambda: self.session.read_attached(fresh=fresh, secondaries=secondaries))
         self.evidence.namespaces = len(attached.nsids)
+        if secondaries:
+            self.secondary.note(attached.secondaries)
         if attached.complete:
             self.evidence.remaining = attached.of(self.controllers)
             self._note_clean()
         else:  # it may have shown, in part, that a host is attached again
             self.clean_since.clear()
             self.evidence.quiesced.clear()
+            self.secondary.forget(cntlid for ids in attached.of(self.controllers).values() for cntlid in ids)
         return attached
 
     def _note_clean(self) -> None:
@@ -194,23 +228,83 @@ class _DriveFence:
             if not left.isdisjoint(ids):
                 self.clean_since.pop(host, None)
                 self.evidence.quiesced.discard(host)
-            elif now >= self.clean_since.setdefault(host, now) + self.options.quiesce.seconds:
+                self.secondary.forget(ids)
+                continue
+            since = self.clean_since.setdefault(host, now)
+            if host not in self.evidence.quiesced and self._is_quiet(ids, now - since):
                 self.evidence.quiesced.add(host)
+
+    def _is_quiet(self, ids: tuple[int, ...], clean_for: float) -> bool:
+        """Whether nothing of a host's can land any more, nothing of it having been attached for so many seconds."""
+        if self.choice.method is Method.WAIT:
+            return clean_for >= self.choice.seconds
+        return self.choice.possible and self.secondary.drained.issuperset(ids)
+
+    def _restless(self) -> list[str]:
+        """Return the hosts that are clean, and for which the quiesce rule is not met."""
+        return [host for host in self.clean_since if host not in self.evidence.quiesced]
 
     def _time_to_quiet(self) -> float:
         """Seconds until the quiesce rule can be met for all hosts that are clean; 0 when it is."""
-        due = [
-            since + self.options.quiesce.seconds
-            for host, since in self.clean_since.items()
-            if host not in self.evidence.quiesced
-        ]
+        due = [self.clean_since[host] + self.choice.seconds for host in self._restless()]
         return max(max(due) - self._loop.time(), _PAUSES[1]) if due else 0.0
+
+    async def _settle(self, attempt: int) -> Attached | None:
+        """All hosts are clean: do what is left until their fence is confirmed and the drive in order.
+
+        Returns what a read after it showed, None when nothing was left to do. Raises DriveProblem.
+        """
+        restless = self._restless()
+        if restless and self.choice.method is Method.WAIT:
+            return await self._wait_and_read(self._time_to_quiet())
+        if restless:
+            return await self._drain_late(restless, attempt)
+        due = self._to_bring_back(list(self.evidence.targets))
+        if not due:
+            return None
+        self._enter("online")
+        await self.secondary.bring_back(due)
+        self._enter("read-back")
+        return await self._read()
+
+    async def _drain_late(self, hosts: list[str], attempt: int) -> Attached:
+        """Nothing is attached, and controllers are not known to be offline: see to that, or say why not."""
+        if not self.choice.possible:
+            raise DriveProblem(
+                f"quiesce {self.choice.name} is not possible: {self.choice.reason}", "choose another with --quiesce"
+            )
+        if attempt > _GIVE_UP:
+            if self.options.quiesce.method is not Method.AUTO:
+                raise DriveProblem(self.secondary.problem, "choose another with --quiesce")
+            self._choose(self.secondary.problem)
+            return await self._wait_and_read(self._time_to_quiet())
+        await self._pause(attempt)
+        await self._go_offline(self._ids(hosts))
+        self._enter("read-back")
+        return await self._read()
+
+    def _ids(self, hosts: list[str]) -> frozenset[int]:
+        return frozenset(cntlid for host in hosts for cntlid in self.evidence.targets[host])
+
+    def _to_bring_back(self, hosts: list[str]) -> frozenset[int]:
+        """Return the controllers of these hosts that were taken offline and shall not stay so."""
+        if self.options.quiesce.method is Method.OFFLINE:
+            return frozenset()
+        return self._ids(hosts) & self.secondary.due
+
+    async def _pause(self, attempt: int) -> None:
+        """Wait before another try. Raises DriveProblem when the deadline would pass meanwhile."""
+        pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
+        if self._loop.time() + pause >= self.session.until:
+            raise DriveProblem(self.evidence.problem or "the deadline passed", self.evidence.advice)
+        if pause:
+            await asyncio.sleep(pause)
 
     async def _wait_and_read(self, seconds: float) -> Attached:
         self._enter("quiesce")
         if self._loop.time() + seconds >= self.session.until:
             raise DriveProblem(
-                f"the deadline leaves no time for quiesce {self.options.quiesce.name}", "give a longer --deadline"
+                f"the deadline leaves no time for quiesce {self.choice.name}", "give a longer --deadline"
             )
         await asyncio.sleep(seconds)
         self._enter("read-back")
@@ -226,19 +320,17 @@ class _DriveFence:
             remaining = attached.of(self.controllers)
             if attached.complete and not remaining:
                 self.evidence.problem, self.evidence.advice = "", self.refusal_advice
-                wait = self._time_to_quiet()
-                if not wait:
+                later = await self._settle(attempt)
+                if later is None:
                     return
-                attached = await self._wait_and_read(wait)
-                attempt = 0
+                attached, attempt = later, attempt + 1 if self._restless() else 0
                 continue
             self._judge(attached, remaining, attempt)
-            pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
-            if self._loop.time() + pause >= self.session.until:
-                raise DriveProblem(self.evidence.problem or "the deadline passed", self.evidence.advice)
-            if pause:
-                await asyncio.sleep(pause)
+            await self._pause(attempt)
             if remaining:
+                loose = frozenset(cntlid for ids in remaining.values() for cntlid in ids) - self.secondary.due
+                if loose and self.choice.takes_offline:  # they were brought back, and are attached again
+                    await self._go_offline(loose)
                 self._enter("cut")
                 await self._cut(remaining)
             self._enter("read-back")
@@ -246,13 +338,32 @@ class _DriveFence:
             attempt += 1
 
     async def _finish_the_others(self) -> None:
-        """Where one host cannot be cut, meet the quiesce rule for those that a complete read showed clean."""
+        """Where one host cannot be cut, finish the work for those that a complete read showed clean."""
         if self.evidence.remaining is None:
             return
-        wait = self._time_to_quiet()
-        if wait:
+        with contextlib.suppress(DriveProblem):
+            if self._restless() and self.choice.method is Method.WAIT:
+                await self._wait_and_read(self._time_to_quiet())
+            due = self._to_bring_back(sorted(self.evidence.quiesced))
+            if due:
+                self._enter("online")
+                await self.secondary.bring_back(due)
+                self._enter("read-back")
+                await self._read()
+
+    async def _escalate(self) -> None:
+        """Where a detach failed, take the controllers offline that are still attached, if that is wanted."""
+        attached = {cntlid for ids in (self.evidence.remaining or {}).values() for cntlid in ids}
+        loose = frozenset(attached) - self.secondary.due
+        if not self.options.escalate or not loose or self.secondary.obstacle(loose):
+            return
+        self._enter("offline")
+        await self.secondary.take_offline(loose)
+        self.evidence.escalated = tuple(sorted(loose))
+        if self.session.until > self._loop.time():
             with contextlib.suppress(DriveProblem):
-                await self._wait_and_read(wait)
+                self._enter("read-back")
+                await self._read()
 
     def _judge(self, attached: Attached, remaining: dict[int, tuple[int, ...]], attempt: int) -> None:
         """Write down what stands in the way, and raise DriveProblem if trying again cannot help."""
@@ -287,12 +398,22 @@ class _DriveFence:
         return f"no answer in {waited:.1f} s", status.advice(NO_ANSWER)
 
     async def _cut(self, remaining: dict[int, tuple[int, ...]]) -> None:
-        """Send one detach for each namespace that a read just before showed attached, all in flight together."""
+        """Send one detach for each namespace that a read just before showed attached, all in flight together.
+
+        Beside them each namespace is asked who it is, so that nothing else is ever given back in its place.
+        """
         self.evidence.remaining = None
         batch = detach_commands(remaining, self.one_by_one)
-        answers = await self.session.controller.run([command for command, _, _ in batch])
+        unknown = [nsid for nsid in remaining if nsid not in self.evidence.identities]
+        asked = [commands.allocated_namespace(nsid) for nsid in unknown]
+        every = await self.session.controller.run([*(command for command, _, _ in batch), *asked])
+        answers, said = every[: len(batch)], every[len(batch) :]
         for (_, nsid, ids), answer in zip(batch, answers, strict=True):
             self._record(nsid, ids, answer)
+        for nsid, answer in zip(unknown, said, strict=True):
+            if not answer.status:
+                with contextlib.suppress(MalformedData):
+                    self.evidence.identities[nsid] = Identity.of(identify_namespace(answer.data))
         if any(answer.status == NO_ANSWER for answer in answers):
             raise DriveProblem(*self._no_answer())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nvmefence.fencing.quiesce import Choice, Quiesce
+from nvmefence.fencing.secondaries import obstacle
 from nvmefence.fencing.session import DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import HostMap
@@ -117,7 +120,7 @@ async def _inspect(session: DriveSession) -> DriveFacts:
     for fault in attached.faults.values():
         facts.problem, facts.advice = str(fault), fault.advice
     facts.controllers = controllers
-    facts.secondaries = secondaries or None
+    facts.secondaries = secondaries
     facts.primary = primary[0] if primary else None
     facts.effects = effects[0] if effects else None
     return facts
@@ -127,6 +130,7 @@ async def check(
     transport: Transport,
     hostmap: HostMap,
     found: Sequence[Drive],
+    rule: Quiesce,
     deadline: float,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> tuple[list[Finding], list[DriveFacts]]:
@@ -144,7 +148,7 @@ async def check(
     progress(f"asking {len(selection.drives)} drives")
     every = await inspect(transport, selection.drives, hostmap, deadline)
     for facts in every:
-        findings += _drive_findings(facts, hostmap, transport.backend)
+        findings += _drive_findings(facts, hostmap, rule, transport.backend)
     return findings, every
 
 
@@ -165,7 +169,7 @@ def _strange_names(hostmap: HostMap, drives: Sequence[Drive]) -> list[Finding]:
     ]
 
 
-def _drive_findings(facts: DriveFacts, hostmap: HostMap, backend: str) -> list[Finding]:
+def _drive_findings(facts: DriveFacts, hostmap: HostMap, rule: Quiesce, backend: str) -> list[Finding]:
     serial = facts.drive.serial
     if facts.problem or facts.identity is None:
         return [Finding(Level.FAIL, serial, facts.problem or "no answer", facts.advice)]
@@ -181,7 +185,7 @@ def _drive_findings(facts: DriveFacts, hostmap: HostMap, backend: str) -> list[F
         )
     findings += _resolution(facts, hostmap)
     findings += _effects(facts, serial, backend)
-    findings.append(_quiesce(facts, serial))
+    findings += _quiesce(facts, hostmap, rule)
     if not any(finding.level is Level.FAIL for finding in findings):
         text = (
             f"answers through {facts.device}, controller {facts.own_controller}, {len(facts.namespaces)} namespaces"
@@ -231,13 +235,24 @@ def _effects(facts: DriveFacts, serial: str, backend: str) -> list[Finding]:
     return findings
 
 
-def _quiesce(facts: DriveFacts, serial: str) -> Finding:
-    if facts.primary is not None and facts.secondaries:
-        online = sum(entry.online for entry in facts.secondaries)
-        return Finding(
-            Level.NOTE,
-            serial,
-            f"quiesce: none, wait; our controller is the primary of {len(facts.secondaries)} secondary controllers "
-            f"({online} online)",
-        )
-    return Finding(Level.NOTE, serial, "quiesce: none, wait; our controller is not a primary controller")
+def _quiesce(facts: DriveFacts, hostmap: HostMap, rule: Quiesce) -> list[Finding]:
+    """Say what this drive gets for writes under way, and why."""
+    found: dict[Choice, list[str]] = {}
+    for host in hostmap.hosts.values():
+        with contextlib.suppress(Refusal):
+            ids = hostmap.resolve(host, DriveView(facts.drive, facts.controllers, facts.secondaries))
+            why = obstacle(facts.secondaries, facts.own_controller, ids)
+            found.setdefault(rule.choose(facts.drive.model, why), []).append(host.name)
+    findings = []
+    for choice, hosts in found.items():
+        text = f"quiesce {choice.name}" + (f": {choice.reason}" if choice.reason else "")
+        if len(found) > 1:
+            text = f"{', '.join(hosts)}: {text}"
+        if choice.possible:
+            findings.append(Finding(Level.NOTE, facts.drive.serial, text))
+        else:
+            advice = "choose another method: quiesce in the settings"
+            findings.append(
+                Finding(Level.FAIL, facts.drive.serial, f"{text}; it is required and not possible", advice)
+            )
+    return findings

@@ -13,7 +13,7 @@ from nvmefence.inventory.selectors import DriveView, Refusal
 from nvmefence.nvme import controller as nvme
 from nvmefence.nvme import status
 from nvmefence.nvme.controller import AnswerError, Controller
-from nvmefence.nvme.structures import IdentifyController
+from nvmefence.nvme.structures import IdentifyController, SecondaryController
 from nvmefence.nvme.transport import NO_ANSWER, Transport
 
 OPEN_PAUSE: Final = 0.05
@@ -39,12 +39,14 @@ class DriveProblem(Exception):
 class Attached:
     """The result of one read of all attachments of a drive."""
 
-    __slots__ = ("by_nsid", "faults", "nsids")
+    __slots__ = ("by_nsid", "faults", "nsids", "secondaries")
 
     def __init__(self, nsids: list[int]) -> None:
         self.nsids = nsids
         self.by_nsid: dict[int, list[int]] = {}
         self.faults: dict[int, AnswerError] = {}
+        self.secondaries: list[SecondaryController] | None = None
+        """The Secondary Controller List, where it was asked for and given."""
 
     @property
     def complete(self) -> bool:
@@ -118,8 +120,10 @@ class DriveSession:
         what = "the controller is not live" if first.errno == errno.EAGAIN else status.describe(number)
         raise DriveProblem(f"cannot open {local.path}: {what}", status.advice(number))
 
-    async def look(self) -> IdentifyController:
+    async def look(self, *, secondaries: bool = False) -> IdentifyController:
         """Check that the open controller is what sysfs said, and read what hosts resolve against.
+
+        With `secondaries`, the Secondary Controller List is read even if no host is named by it.
 
         Raises DriveProblem: no answer, or an identity that changed (device numbers move).
         """
@@ -128,7 +132,7 @@ class DriveSession:
         queries = [nvme.IDENTIFY_CONTROLLER, nvme.ALLOCATED_NAMESPACES]
         wanted = (
             (self._hostmap.needs_controllers(), nvme.SUBSYSTEM_CONTROLLERS),
-            (self._hostmap.needs_secondaries(), nvme.SECONDARY_CONTROLLERS),
+            (secondaries or self._hostmap.needs_secondaries(), nvme.SECONDARY_CONTROLLERS),
         )
         queries += [query for needed, query in wanted if needed]
         identity, nsids, *rest = await self.controller.read(queries)
@@ -143,8 +147,8 @@ class DriveSession:
         for entry in read:
             if isinstance(entry, AnswerError) and (entry.may_pass or entry.status == NO_ANSWER):
                 raise DriveProblem.from_answer(entry)
-        subsystem, secondaries = (None if isinstance(entry, AnswerError) else entry for entry in read)
-        self.view = DriveView(self.drive, subsystem, secondaries)
+        controllers, listed = (None if isinstance(entry, AnswerError) else entry for entry in read)
+        self.view = DriveView(self.drive, controllers, listed)
         found: IdentifyController = identity[0]
         return found
 
@@ -164,12 +168,13 @@ class DriveSession:
             raise Refusal("the drive was not read")
         return self._hostmap.resolve(host, self.view)
 
-    async def read_attached(self, *, fresh: bool = True) -> Attached:
+    async def read_attached(self, *, fresh: bool = True, secondaries: bool = False) -> Attached:
         """Read which controllers every allocated namespace is attached to (CNS 10h, then CNS 12h for each).
 
         With `fresh` false the namespace list of the `look` just before is used. The list and the namespaces
-        known from before are read side by side, new namespaces after that. Raises DriveProblem when the
-        list itself cannot be read; a namespace that cannot be read is in `Attached.faults`.
+        known from before are read side by side, new namespaces after that; with `secondaries`, the Secondary
+        Controller List beside them. Raises DriveProblem when the list itself cannot be read; a namespace that
+        cannot be read is in `Attached.faults`.
         """
         known = self._nsids
         queries = [nvme.attached_controllers(nsid) for nsid in known]
@@ -177,10 +182,14 @@ class DriveSession:
             result = Attached(known)
             self._take(result, known, await self.controller.read(queries))
             return result
-        listed, *answers = await self.controller.read([nvme.ALLOCATED_NAMESPACES, *queries])
+        beside = [nvme.SECONDARY_CONTROLLERS] if secondaries else []
+        listed, *answers = await self.controller.read([nvme.ALLOCATED_NAMESPACES, *queries, *beside])
         if isinstance(listed, AnswerError):
             raise DriveProblem.from_answer(listed)
         result = Attached(listed)
+        if secondaries:
+            last = answers.pop()
+            result.secondaries = None if isinstance(last, AnswerError) else last
         self._take(result, known, answers)
         allocated = set(listed)
         for nsid in [*result.by_nsid, *result.faults]:

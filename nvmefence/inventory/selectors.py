@@ -61,7 +61,7 @@ class ByController:
                 "the map names no controller for this drive",
                 f'add "{view.drive.serial}" to the controllers of the host, or remove the drive from the map',
             )
-        if view.subsystem is None and view.secondaries is None:
+        if view.subsystem is None and not view.secondaries:
             raise Refusal("the drive's controllers could not be listed (CNS 13h)")
         known = {*(view.subsystem or ()), *(entry.cntlid for entry in view.secondaries or ())}
         unknown = sorted(set(ids) - known)

@@ -124,9 +124,9 @@ class Controller:
         """Release the device; what is in flight is abandoned."""
         self._transport.release(self._device)
 
-    async def run(self, batch: Sequence[Command]) -> list[Completion]:
-        """Submit independent commands together, see `Transport.run`."""
-        return await self._transport.run(self._device, batch, self.until)
+    async def run(self, batch: Sequence[Command], until: float | None = None) -> list[Completion]:
+        """Submit independent commands together, see `Transport.run`; `until` is for a deadline of their own."""
+        return await self._transport.run(self._device, batch, self.until if until is None else until)
 
     async def read(self, queries: Sequence[Query]) -> list[list[Any] | AnswerError]:
         """Read all queries side by side, each to its last page; one entry per query, in order.

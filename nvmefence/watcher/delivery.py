@@ -114,7 +114,9 @@ class Delivery:
                 await self._publish([answer.outgoing for answer in batch], until, urgent)
             else:
                 for name in names:
-                    self._journal.error(f"request {name} is given up: its answer cannot be put on record", file=name)
+                    self._journal.error(
+                        f"request {name} is given up: its answer cannot be put on record", file=name
+                    )
         except Exception as error:  # a defect here must not end the service for everyone else
             self._journal.error(f"defect in nvmefence: {type(error).__name__}: {error}; not answered: {names}")
         finally:

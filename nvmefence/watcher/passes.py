@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import Options, fence
-from nvmefence.fencing.quiesce import Quiesce
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.site import Site
 from nvmefence.spool.request import Request
@@ -53,15 +52,14 @@ class Passes:
         self,
         site: Site,
         discovery: Worker,
-        deadline: float,
-        quiesce: Quiesce,
+        options: Options,
         done: Callable[[Pass, list[Ticket]], None],
     ) -> None:
         """`done` is called with each pass at its end, and with those who joined it and may try again."""
         self._site = site
         self._discovery = discovery
-        self._deadline = deadline
-        self._quiesce = quiesce
+        self._options = options
+        self._deadline = options.deadline
         self._done = done
         self._by_host: dict[str, Pass] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,7 +112,7 @@ class Passes:
         try:
             found = await self._discovery.do(self._site.discover, made.until - start)
             made.times["discovery"] = loop.time() - start
-            options = Options(made.until - loop.time(), self._quiesce)
+            options = replace(self._options, deadline=made.until - loop.time())
             made.report = await fence(self._site.transport, hostmap, found, made.hosts, options)
         except Stuck as error:
             made.defect = f"the drives were not found in time: {error}"
@@ -136,7 +134,7 @@ class Passes:
             ticket
             for ticket in joined
             if not (made.report and made.report.confirmed(ticket.host.name))
-            and ticket.until - now > self._quiesce.seconds + _ANSWERING_S
+            and ticket.until - now > self._options.quiesce.least + _ANSWERING_S
         ]
 
     async def finish(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from nvmefence.errors import BusyError, NvmefenceError, UnknownHostError
+from nvmefence.fencing.fence import Options
 from nvmefence.fencing.survey import survey
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.hostmap import HostMap
@@ -63,7 +64,8 @@ class Watcher:
         self._delivery = Delivery(
             self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall
         )  # fmt: skip
-        self._passes = Passes(site, workers.discovery, settings.deadline, settings.quiesce, self._pass_ended)
+        options = Options(settings.deadline, settings.quiesce, settings.escalate)
+        self._passes = Passes(site, workers.discovery, options, self._pass_ended)
         self._wake = asyncio.Event()
         self._stopping = False
         self._inotify: Inotify | None = None

@@ -31,6 +31,7 @@ from nvmefence.nvme.transport import Command, Completion
 
 IDENTIFY: Final = 0x06
 NAMESPACE_ATTACHMENT: Final = 0x15
+VIRTUALIZATION: Final = 0x1C
 LIST: Final = 0x10
 """CNS of the allocated namespaces."""
 ATTACHED: Final = 0x12
@@ -40,6 +41,8 @@ PAGE: Final = 4096
 
 TRANSIENT: Final = (0x007, 0x021, 0x022, 0x370, 0x01D, 0x1821, -errno.EINTR, -errno.EAGAIN, -errno.ENOMEM)
 FINAL: Final = (0x118, 0x119 | DNR, 0x11A, 0x11A | DNR, 0x11F | DNR, 0x002, 0x001 | DNR, 0x006 | DNR, -errno.EIO)
+WRITE_S: Final = 1000.0
+"""Seconds that a write of a host takes: longer than any fence."""
 STYLES: Final = ("everywhere", "per-serial", "per-nqn", "override", "vf", "slot", "mixed")
 
 
@@ -51,7 +54,7 @@ class Processed(NamedTuple):
     cns: int
     nsid: int
     named: frozenset[int]
-    """The controllers in the list that came with it; empty when it is no Namespace Attachment."""
+    """The controllers in the list that came with it, or that it manages; else empty."""
     truth: dict[int, tuple[int, ...]]
 
 
@@ -70,6 +73,8 @@ class Witness(EmulatedSubsystem):
         named: frozenset[int] = frozenset()
         if sqe[0] == NAMESPACE_ATTACHMENT:
             named = frozenset(struct.unpack_from(f"<{struct.unpack_from('<H', data)[0]}H", data, 2))
+        elif sqe[0] == VIRTUALIZATION:
+            named = frozenset({cdw10 >> 16})
         self.history.append(Processed(self.now(), sqe[0], cdw10 & 0xFF, nsid, named, self.truth()))
         return super().execute(cntlid, sqe, data)
 
@@ -191,6 +196,8 @@ class Saboteur:
             nsid = 20 + race.pick % 50
             subsystem.add_namespace(Namespace(nsid), subsystem.cntlids)
             others[nsid] = frozenset(subsystem.cntlids) - targets
+        elif nsids and race.what == "write":
+            subsystem.start_write(victim, nsids[race.pick % len(nsids)], WRITE_S)
         elif nsids and race.what == "attach":
             nsid = nsids[race.pick % len(nsids)]
             if subsystem.namespaces[nsid].shared:
@@ -297,7 +304,14 @@ def _plans(faults: st.SearchStrategy[Fault], scopes: Sequence[tuple[int, int]]) 
     )
 
 
-_EVERY_SCOPE: Final = ((0, 0), (NAMESPACE_ATTACHMENT, 0), (IDENTIFY, ATTACHED), (IDENTIFY, LIST), (IDENTIFY, 0))
+_EVERY_SCOPE: Final = (
+    (0, 0),
+    (NAMESPACE_ATTACHMENT, 0),
+    (VIRTUALIZATION, 0),
+    (IDENTIFY, ATTACHED),
+    (IDENTIFY, LIST),
+    (IDENTIFY, 0),
+)
 _READS: Final = ((IDENTIFY, ATTACHED), (IDENTIFY, LIST), (IDENTIFY, 0x13), (IDENTIFY, 0x15), (IDENTIFY, 0x01))
 
 _honest_faults: Final = st.one_of(
@@ -309,13 +323,13 @@ _honest_faults: Final = st.one_of(
 
 
 def honest_plans() -> st.SearchStrategy[list[Plan]]:
-    """Faults that leave every answered read true; the status of a detach may be a lie."""
-    false_success = _plans(st.just(lie()), ((NAMESPACE_ATTACHMENT, 0),))
+    """Faults that leave every answered read true; the status of what changes something may be a lie."""
+    false_success = _plans(st.just(lie()), ((NAMESPACE_ATTACHMENT, 0), (VIRTUALIZATION, 0)))
     return st.lists(st.one_of(_plans(_honest_faults, _EVERY_SCOPE), false_success), max_size=3)
 
 
 def races() -> st.SearchStrategy[list[Race]]:
-    what = st.sampled_from(["attach", "attach", "create", "delete"])
+    what = st.sampled_from(["attach", "attach", "create", "delete", "write", "write"])
     return st.lists(st.builds(Race, st.integers(0, 30), what, st.integers(0, 100)), max_size=4)
 
 
@@ -330,7 +344,7 @@ def transient_plans() -> st.SearchStrategy[list[Plan]]:
     def believable(plan: Plan) -> Plan:
         false_success = plan.fault.status == 0
         return plan._replace(
-            opcode=NAMESPACE_ATTACHMENT if false_success else plan.opcode,
+            opcode=NAMESPACE_ATTACHMENT if false_success and plan.opcode != VIRTUALIZATION else plan.opcode,
             cns=0 if false_success else plan.cns,
             times=plan.times or 3,
         )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nvmefence.errors import UnknownHostError
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
 from nvmefence.fencing.fence import Options, fence
-from nvmefence.fencing.quiesce import Quiesce
+from nvmefence.fencing.quiesce import Method, Quiesce, parse
 from nvmefence.inventory.drives import Drive
 from nvmefence.nvme.emulated import EmulatedSubsystem, fail, hang
 from nvmefence.nvme.transport import Command, Completion
@@ -24,6 +24,7 @@ from tests.property.fleets import (
     IDENTIFY,
     LIST,
     NAMESPACE_ATTACHMENT,
+    VIRTUALIZATION,
     Case,
     Plan,
     Race,
@@ -37,6 +38,7 @@ from tests.property.virtual_time import Clock, run
 OVERSHOOT = 0.1
 """Seconds that an answer may come after the deadline: one pause between tries of a read."""
 QUIESCE = st.sampled_from([0.0, 0.0, 0.5, 2.0])
+RULES = st.sampled_from([*map(parse, ("auto:0.5", "auto:0", "drain", "offline", "none", "wait:0.5", "wait:2"))])
 DEADLINE = st.sampled_from([0.3, 3.0, 10.0])
 
 examples = settings(
@@ -56,7 +58,7 @@ def do_fence(
     case: Case,
     *,
     deadline: float = 10.0,
-    quiesce: float = 0.0,
+    quiesce: float | Quiesce = 0.0,
     found: Sequence[Drive] | None = None,
     transport: Recorder | None = None,
 ) -> Result:
@@ -65,12 +67,13 @@ def do_fence(
     carrier = transport or case.transport()
     for drive in case.drives:
         drive.subsystem.history.clear()
-        drive.subsystem.now = clock
+        drive.subsystem.now = drive.subsystem._clock = clock
     hostmap = case.hostmap()
     hosts = [hostmap.find(name) for name in case.called]
     assert tuple(host.name for host in hosts) == case.hosts
     seen = [drive.seen() for drive in case.drives] if found is None else found
-    report = run(fence(carrier, hostmap, seen, hosts, Options(deadline, Quiesce(quiesce))), clock)
+    rule = quiesce if isinstance(quiesce, Quiesce) else Quiesce(quiesce)
+    report = run(fence(carrier, hostmap, seen, hosts, Options(deadline, rule)), clock)
     return Result(report, carrier, 1000.0, clock.now)
 
 
@@ -108,6 +111,11 @@ def truth_showed_nothing(drive: TrueDrive, controllers: frozenset[int], quiesce:
     return True
 
 
+def nothing_is_under_way(drive: TrueDrive, controllers: frozenset[int]) -> bool:
+    """Whether none of these controllers has a write in hand that may still land."""
+    return all(write.cntlid not in controllers for write in drive.subsystem.settle())
+
+
 def answers_showed_nothing(
     answers: Sequence[tuple[str, Command, Completion]], path: str, controllers: frozenset[int]
 ) -> bool:
@@ -142,12 +150,25 @@ def ids_of(answer: Completion, width: str, counted: int) -> list[int] | None:
     return ids if ascending and all(i < reserved for i in ids) else None
 
 
+def wait_of(found: DriveEvidence, rule: Quiesce) -> float | None:
+    """Return the seconds for which a drive must have been waited for, None if it was drained in place of that."""
+    if found.quiesce in ("drain", "offline"):
+        assert rule.method in (Method.AUTO, Method(found.quiesce)), "a method that nobody asked for"
+        return None
+    assert rule.method in (Method.AUTO, Method.WAIT)
+    assert found.quiesce == Quiesce(rule.seconds).name
+    return rule.seconds
+
+
 def assert_only_targets_were_named(case: Case, transport: Recorder) -> None:
     by_path = {drive.path: drive for drive in case.drives}
     for sent in transport.log:
         command, drive = sent.command, by_path[sent.path]
-        assert command.opcode in (IDENTIFY, NAMESPACE_ATTACHMENT)
-        if command.opcode == IDENTIFY:
+        assert command.opcode in (IDENTIFY, NAMESPACE_ATTACHMENT, VIRTUALIZATION)
+        if command.opcode == VIRTUALIZATION:
+            assert command.cdw10 & 0xF in (7, 8, 9), "offline, assign, online of a secondary controller"
+            assert command.cdw10 >> 16 in drive.targets(case.hosts)
+        if command.opcode != NAMESPACE_ATTACHMENT:
             continue
         count = struct.unpack_from("<H", command.data)[0]
         ids = struct.unpack_from(f"<{count}H", command.data, 2)
@@ -189,23 +210,25 @@ def assert_consistent(case: Case, result: Result, deadline: float) -> None:
     plans=st.lists(fleets.honest_plans(), max_size=4),
     races=st.lists(fleets.races(), max_size=4),
     deadline=DEADLINE,
-    quiesce=QUIESCE,
+    rule=RULES,
 )
 def test_confirmed_means_that_every_drive_was_truly_cut(
-    case: Case, plans: list[list[Plan]], races: list[list[Race]], deadline: float, quiesce: float
+    case: Case, plans: list[list[Plan]], races: list[list[Race]], deadline: float, rule: Quiesce
 ) -> None:
     transport = case.transport()
     sabotage(case, transport, plans, races)
-    result = do_fence(case, deadline=deadline, quiesce=quiesce, transport=transport)
+    result = do_fence(case, deadline=deadline, quiesce=rule, transport=transport)
     assert_consistent(case, result, deadline)
     for host in case.hosts:
         for drive in case.drives:
             if evidence(result, drive).outcome(host).confirmed:
-                assert truth_showed_nothing(drive, drive.owners[host], quiesce)
+                quiesce = wait_of(evidence(result, drive), rule)
+                assert truth_showed_nothing(drive, drive.owners[host], quiesce or 0.0)
+                assert quiesce is not None or nothing_is_under_way(drive, drive.owners[host])
                 assert answers_showed_nothing(transport.answers, drive.path, drive.owners[host])
         if result.report.confirmed(host):
             assert all(evidence(result, drive).outcome(host).confirmed for drive in case.drives)
-            assert result.ended - result.started >= quiesce
+            assert result.ended - result.started >= rule.least
 
 
 @examples
@@ -328,14 +351,16 @@ def test_a_host_that_is_not_in_the_map_is_unknown(case: Case, name: str) -> None
 
 
 @examples
-@given(case=cases(), quiesce=QUIESCE)
-def test_fencing_again_sends_nothing_and_says_already(case: Case, quiesce: float) -> None:
-    first = do_fence(case, quiesce=quiesce)
-    assert all(first.report.confirmed(host) for host in case.hosts)
-    before = [drive.subsystem.truth() for drive in case.drives]
-    again = do_fence(case, quiesce=quiesce)
-    assert [drive.subsystem.truth() for drive in case.drives] == before
-    assert all(sent.command.opcode == IDENTIFY for sent in again.transport.log)
+@given(case=cases(), rule=RULES)
+def test_fencing_again_changes_nothing_and_says_already(case: Case, rule: Quiesce) -> None:
+    first = do_fence(case, quiesce=rule)
+    assume(all(first.report.confirmed(host) for host in case.hosts))  # a drain may be required and not to be had
+    before = [drive.subsystem.snapshot() for drive in case.drives]
+    again = do_fence(case, quiesce=rule)
+    assert [drive.subsystem.snapshot() for drive in case.drives] == before
+    assert all(sent.command.opcode != NAMESPACE_ATTACHMENT for sent in again.transport.log)
+    if rule.method is Method.WAIT:
+        assert all(sent.command.opcode == IDENTIFY for sent in again.transport.log)
     for host in case.hosts:
         assert again.report.confirmed(host)
         assert "already detached" in again.report.message(host)
@@ -386,6 +411,37 @@ def test_a_hung_drive_delays_no_other_drive_and_no_answer(
         assert not any(result.report.confirmed(host) for host in case.hosts)
 
 
+# Writes under way
+
+
+@examples
+@given(
+    case=cases(["vf", "slot", "mixed"]), rule=st.sampled_from([parse("auto"), parse("drain"), parse("offline")]),
+    races=st.lists(fleets.races(), max_size=4),
+)  # fmt: skip
+def test_where_our_controller_is_primary_a_drain_is_quick_leaves_no_write_and_gives_back_what_it_took(
+    case: Case, rule: Quiesce, races: list[list[Race]]
+) -> None:
+    before = [drive.subsystem.snapshot()["secondaries"] for drive in case.drives]
+    for drive in case.drives:
+        drive.subsystem._clock = lambda: 0.0
+        for cntlid in drive.targets(case.hosts):
+            for nsid in drive.subsystem.namespaces:
+                drive.subsystem.start_write(cntlid, nsid, 5000.0)
+    transport = case.transport()
+    sabotage(case, transport, [], races)
+    result = do_fence(case, deadline=30.0, quiesce=rule, transport=transport)
+    assert_consistent(case, result, 30.0)
+    for host in case.hosts:
+        assert result.report.confirmed(host), result.report.message(host)
+        assert all(nothing_is_under_way(drive, drive.owners[host]) for drive in case.drives)
+    assert result.ended - result.started < 5.0
+    for drive, had in zip(case.drives, before, strict=True):
+        for text, state in drive.subsystem.snapshot()["secondaries"].items():
+            stays = rule.method is Method.OFFLINE and int(text) in drive.targets(case.hosts)
+            assert state == ([False, 0, 0] if stays else had[text])
+
+
 # Liveness
 
 
@@ -399,8 +455,11 @@ def test_without_faults_a_fence_is_confirmed_at_once(case: Case, quiesce: float)
 
 
 @examples
-@given(case=cases(), plans=st.lists(fleets.transient_plans(), max_size=4), quiesce=QUIESCE)
-def test_faults_that_pass_do_not_prevent_a_fence(case: Case, plans: list[list[Plan]], quiesce: float) -> None:
+@given(
+    case=cases(), plans=st.lists(fleets.transient_plans(), max_size=4),
+    quiesce=st.sampled_from([Quiesce(0.0), Quiesce(0.5), Quiesce(2.0), parse("auto"), parse("auto:0.5")]),
+)  # fmt: skip
+def test_faults_that_pass_do_not_prevent_a_fence(case: Case, plans: list[list[Plan]], quiesce: Quiesce) -> None:
     transport = case.transport()
     sabotage(case, transport, plans, [])
     result = do_fence(case, deadline=30.0, quiesce=quiesce, transport=transport)

@@ -130,7 +130,9 @@ def test_message_of_many_failures_stays_short() -> None:
 def test_json_of_a_drive_has_fixed_keys_and_every_host() -> None:
     keys = {
         "serial", "nqn", "model", "device", "own_controller", "hosts", "namespaces", "found", "sent", "read_back",
-        "problem", "advice", "quiesce", "passes", "seconds",
+        "identities",
+        "problem", "advice", "quiesce", "quiesce_reason", "secondaries", "managed", "escalated", "passes",
+        "seconds",
     }  # fmt: skip
     unread = DriveEvidence("S1", "n", "M", ("a", "b"))
     for evidence in (drive(sent=[sent(1, 3)]), unread):

@@ -8,7 +8,7 @@ import pytest
 
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.fencing.preflight import DriveFacts, Finding, Level, check, inspect
-from nvmefence.fencing.quiesce import Quiesce
+from nvmefence.fencing.quiesce import DEFAULT, Quiesce, parse
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.nvme.commands import GET_LOG_PAGE, IDENTIFY
@@ -39,8 +39,8 @@ class Bench:
             for n, d in enumerate(self.drives)
         ]
 
-    def check(self) -> tuple[list[Finding], list[DriveFacts]]:
-        return run(check(self.transport, self.hostmap, self.found, 3.0))
+    def check(self, rule: Quiesce = DEFAULT) -> tuple[list[Finding], list[DriveFacts]]:
+        return run(check(self.transport, self.hostmap, self.found, rule, 3.0))
 
     def failures(self) -> list[tuple[str, str]]:
         return [(f.subject, f.text) for f in self.check()[0] if f.level is Level.FAIL]
@@ -127,7 +127,25 @@ def test_drive_that_hangs_costs_the_deadline_and_no_more() -> None:
 def test_ioctl_that_waits_for_a_rescan_is_noted() -> None:
     texts = [f.text for f in Bench(drives=1).check()[0] if f.level is Level.NOTE]
     assert "every detach through ioctl waits for a rescan of our controller's namespaces" in texts
-    assert any("primary of 3 secondary controllers (3 online)" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "host", "text", "level"),
+    [
+        ("auto", {"vf": 2}, "quiesce drain", Level.NOTE),
+        ("offline", {"vf": 2}, "quiesce offline", Level.NOTE),
+        ("wait:3", {"vf": 2}, "quiesce wait:3", Level.NOTE),
+        ("auto", {"controllers": 9}, "quiesce wait:10: controller 9 is not a secondary controller", Level.NOTE),
+        ("drain", {"controllers": 9}, "it is required and not possible", Level.FAIL),
+    ],
+)
+def test_what_a_drive_gets_for_writes_under_way_is_said_with_the_reason(
+    rule: str, host: dict[str, Any], text: str, level: Level
+) -> None:
+    bench = Bench(drives=1, host=host, controllers=[0, 9], secondaries=[11, 12, 13])
+    (found,) = [f for f in bench.check(parse(rule))[0] if "quiesce" in f.text]
+    assert text in found.text
+    assert found.level is level
 
 
 def test_drive_without_an_effects_log_is_noted() -> None:

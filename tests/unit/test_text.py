@@ -15,7 +15,6 @@ from nvmefence.fencing.evidence import DriveEvidence, FenceReport
 from nvmefence.fencing.preflight import DriveFacts
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
-from nvmefence.settings import Settings
 
 EVIL = "S\x1b[2J\r\n\x07\x9b31m\u202e\u2028\0\x7f\ttail"
 
@@ -76,7 +75,7 @@ def test_live_lines_show_control_characters_too() -> None:
 def test_report_of_a_drive_with_an_evil_identity_is_harmless() -> None:
     out = io.StringIO()
     report = FenceReport(("c1",), [evidence()], [f"drive {EVIL}"], "ioctl", "", 0.1, False)
-    _print(report, Screen(out, io.StringIO()), Settings())
+    _print(report, Screen(out, io.StringIO()))
     assert harmless(out.getvalue())
     assert "NOT fenced c1" in out.getvalue()
     assert json.dumps(report.to_json("c1")).isprintable()
