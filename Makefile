@@ -13,10 +13,10 @@ PROGRAMS := nvmefence fence_gfs2_recorder
 .PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
 
 help:
-	@echo "make demo     boot an emulated Rabbit, fence a compute that is writing, show what happens (root)"
+	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
 	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
 	@echo "make check    lint, formatting, types, C warnings"
-	@echo "make bench    measure against nvme-cli and the bare minimum of commands, in the lab (root)"
+	@echo "make bench    measure agent and watcher, and fences against nvme-cli and the bare minimum, in the lab (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
 	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
 
@@ -39,7 +39,7 @@ lab-packages: build
 cluster-packages:
 	@packaging/ensure-packages cluster || echo "== Pacemaker cannot be had here; what needs it is left out and named"
 
-demo: lab-packages
+demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
 
 test: check lab-packages cluster-packages
@@ -68,6 +68,7 @@ install:
 	@echo "== nvmefence into $(PREFIX); nvmefence and fence_gfs2_recorder linked into $(SBIN)"
 	@$(PYTHON) -m venv $(PREFIX)
 	@$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check ".[terminal]"
+	@packaging/write-agent $(PREFIX)/bin/python fence_gfs2_recorder > $(PREFIX)/bin/fence_gfs2_recorder
 	@mkdir -p $(SBIN)
 	@for name in $(PROGRAMS); do ln -sf $(PREFIX)/bin/$$name $(SBIN)/$$name; done
 	@echo "== unit file (not enabled), tmpfiles.d and logrotate.d into $(ETC)"

@@ -185,8 +185,8 @@ class Host:
             command += ["-c", str(self._config.inipath)]
         command += [str(self._config.rootpath / nodeid) for nodeid in nodeids]
         env = {IN_GUEST: name, REPORTS: str(folder / "reports"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        if wish := os.environ.get("NVMEFENCE_LAB"):
-            env["NVMEFENCE_LAB"] = wish  # for tests in there that need more of this machine than the guest
+        # The first for tests in there that need more of this machine than the guest.
+        env |= {key: os.environ[key] for key in ("NVMEFENCE_LAB", "NVMEFENCE_LAB_ROUNDS") if key in os.environ}
         self._reports[name] = {}
         try:
             result = boot.run(boot.Plan(SHAPES[name], command, SESSION_LIMIT, env), self._say, folder)

@@ -221,6 +221,16 @@ SHAPES: Mapping[str, Shape] = {
     "slow": Shape(
         drives=2, secondaries=3, namespaces=2, bound=(1, 2), throttled=(0,), medium=Medium.FILE, size_mib=16
     ),
+    "drains": Shape(
+        drives=4,
+        secondaries=3,
+        namespaces=2,
+        bound=(2,),
+        throttled=(0, 1, 2, 3),
+        throttle_bps=48000,
+        medium=Medium.FILE,
+        size_mib=16,
+    ),
     "own-vf": Shape(drives=2, secondaries=4, namespaces=2, bound=(1, 3)),
     "sriov": Shape(),
     "cluster": Shape(drives=3, secondaries=4, namespaces=2, memory_mib=1536),

@@ -68,13 +68,14 @@ def fence_here(
     hosts: Sequence[str],
     heard: Callable[[DriveEvidence, str], None] = lambda _drive, _phase: None,
     deadline: float = 50,
+    rule: quiesce.Quiesce = NO_QUIESCE,
 ) -> FenceReport:
     """Fence in this process, so that `heard` can make a fault at an exact step."""
     hostmap = load(map_file)
     site = open_site(Settings(hosts=str(map_file), backend=backend))
     try:
         targets = [hostmap.find(host) for host in hosts]
-        options = Options(deadline, NO_QUIESCE)
+        options = Options(deadline, rule)
         return asyncio.run(fence(site.transport, hostmap, site.discover(), targets, options, heard))
     finally:
         site.transport.close()
