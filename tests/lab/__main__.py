@@ -67,6 +67,7 @@ def _shape_options(parser: argparse.ArgumentParser) -> None:
 
 
 _COUNTS = {
+    "io_timeout": "boot with nvme_core.io_timeout=N, in seconds",
     "drives": "drives, 1 to 18",
     "secondaries": "secondary controllers of each drive, 0 to 17",
     "controllers": "controllers of each drive where they are ports",

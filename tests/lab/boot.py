@@ -165,6 +165,7 @@ def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
         "--force-9p", *start,
         "--memory", f"{plan.shape.memory}M", "--cpus", "2", f"--rwdir={folder}", "--cwd", str(host.ROOT),
         "--append", f"nvme_core.multipath={'Y' if plan.shape.multipath else 'N'}",
+        "--append", f"nvme_core.io_timeout={plan.shape.io_timeout}",
         f"--qemu-opts={shlex.join(['-no-reboot', *qemu_arguments(plan.shape, folder)])}",
     ]  # fmt: skip
 

@@ -267,8 +267,19 @@ def drives() -> list[Drive]:
 
 def blocks(controller: Controller) -> dict[int, Path]:
     """Return the block devices of one controller by namespace id (with nvme_core.multipath=N)."""
+    return _blocks(controller.name)
+
+
+def blocks_at(address: str) -> dict[int, Path]:
+    """Return the block devices of the controller at a PCI address, whatever its name is now."""
+    folder = Path("/sys/bus/pci/devices") / address / "nvme"
+    names = [found.name for found in folder.iterdir()] if folder.is_dir() else []
+    return _blocks(names[0]) if names else {}
+
+
+def _blocks(name: str) -> dict[int, Path]:
     found: dict[int, Path] = {}
-    for folder in (SYSFS / controller.name).glob(f"{controller.name}n*"):
+    for folder in (SYSFS / name).glob(f"{name}n*"):
         try:
             found[int(_text(folder / "nsid"))] = Path("/dev") / folder.name
         except (OSError, ValueError):

@@ -1,12 +1,12 @@
 """Writes numbered blocks round and round into a small region of a namespace, and reads such a region back.
 
-    python -m tests.lab.ring nvme3 1 LOG [--region N] [--size BYTES] [--depth N] [--interval SECONDS]
+    python -m tests.lab.ring 0000:01:00.2=0=LOG ... [--size BYTES] [--depth N] [--interval SECONDS]
 
-Writes go past the page cache through controller nvme3 to its namespace 1. Number n is in the first bytes of slot
-n % `SLOTS` of the region, so that one read of the region, through any controller, shows which numbers the medium
-holds. `--depth` writes are under way at once. LOG is that of `writer`, in the order in which the writes ended. A
-failed write is followed by the next number; the block device is looked up anew, for it may go and come back.
-SIGTERM ends it when the writes under way have ended.
+Writes go past the page cache through the controller at a PCI address to its namespace 1, region 0. Number n is in
+the first bytes of slot n % `SLOTS` of the region, so that one read of the region, through any controller, shows
+which numbers the medium holds. `--depth` writes are under way at once. LOG is that of `writer`, in the order in
+which the writes ended. A failed write is followed by the next number; the block device is looked up anew, for it
+may go and come back under another name. SIGTERM ends it when the writes under way have ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.lab import observer
@@ -29,17 +29,20 @@ from tests.lab.writer import BLOCK, Line
 SLOTS = 16
 REGION = 1 << 20
 """Bytes from one region to the next."""
-PAUSE_S = 0.02
+NSID = 1
+PAUSE_S = 0.05
 """Seconds before the next try after a write that failed."""
 
 
-def command(
-    view: observer.Controller, log: Path, *, region: int, size: int = BLOCK, depth: int = 1, interval: float = 0.004
-) -> list[str]:
-    """Return the command line that starts a writer on a controller's namespace 1."""
+Target = tuple[observer.Controller, int, Path]
+"""Where a writer writes, and its log: the controller, the region, the file."""
+
+
+def command(targets: Iterable[Target], *, size: int = BLOCK, depth: int = 1, interval: float = 0.004) -> list[str]:
+    """Return the command line that starts a writer on namespace 1 of each controller, all in one process."""
     return [
-        sys.executable, "-m", "tests.lab.ring", view.name, "1", str(log), f"--region={region}", f"--size={size}",
-        f"--depth={depth}", f"--interval={interval}",
+        sys.executable, "-m", "tests.lab.ring", f"--size={size}", f"--depth={depth}", f"--interval={interval}",
+        *(f"{view.address}={region}={log}" for view, region, log in targets),
     ]  # fmt: skip
 
 
@@ -68,9 +71,8 @@ class Reader:
 class Ring:
     """What the writing threads share: the next number, the log, and whether to go on."""
 
-    def __init__(self, controller: str, nsid: int, log: Path, region: int, size: int, interval: float) -> None:
-        self._controller = next(c for c in observer.controllers() if c.name == controller)
-        self._nsid = nsid
+    def __init__(self, address: str, region: int, log: Path, size: int, interval: float) -> None:
+        self._address = address
         self._start = region * REGION
         self._size = size
         self._interval = interval
@@ -103,7 +105,7 @@ class Ring:
             self.stopping.wait(self._interval if line.ok else PAUSE_S)
 
     def _open(self) -> int:
-        device = observer.blocks(self._controller).get(self._nsid)
+        device = observer.blocks_at(self._address).get(NSID)
         if device is None:
             raise OSError(errno.ENODEV, "no block device")
         return os.open(device, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -112,19 +114,22 @@ class Ring:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab.ring", description="Write numbers round and round.")
-    parser.add_argument("controller")
-    parser.add_argument("nsid", type=int)
-    parser.add_argument("log", type=Path)
-    parser.add_argument("--region", type=int, default=0)
+    parser.add_argument("targets", metavar="ADDRESS=REGION=LOG", nargs="+")
     parser.add_argument("--size", type=int, default=BLOCK, help="bytes of a slot, written at once")
     parser.add_argument("--depth", type=int, default=1, help="writes under way at once, fewer than the slots")
     parser.add_argument("--interval", type=float, default=0.004, help="seconds between two writes of a thread")
     options = parser.parse_args(arguments)
-    ring = Ring(
-        options.controller, options.nsid, options.log, options.region, options.size, options.interval
-    )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: ring.stopping.set())
-    threads = [threading.Thread(target=ring.write) for _ in range(options.depth)]
+    rings = []
+    for target in options.targets:
+        address, region, log = target.split("=", 2)
+        rings.append(Ring(address, int(region), Path(log), options.size, options.interval))
+
+    def stop(*_: object) -> None:
+        for ring in rings:
+            ring.stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    threads = [threading.Thread(target=ring.write) for ring in rings for _ in range(options.depth)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -69,6 +69,8 @@ class Shape:
     """Size of each namespace."""
     multipath: bool = False
     """The guest's nvme_core.multipath."""
+    io_timeout: int = 30
+    """The guest's nvme_core.io_timeout: seconds after which its driver gives a command up."""
     memory_mib: int = 0
     """The guest's memory; 0 for as much as the shape needs."""
 
@@ -145,6 +147,7 @@ _LIMITS = (
     ("throttle_bps", 512, 1 << 40),
     ("size_mib", 1, 1 << 20),
     ("memory_mib", 0, 1 << 20),
+    ("io_timeout", 1, 255),
 )
 
 
@@ -222,14 +225,15 @@ SHAPES: Mapping[str, Shape] = {
         drives=2, secondaries=3, namespaces=2, bound=(1, 2), throttled=(0,), medium=Medium.FILE, size_mib=16
     ),
     "drains": Shape(
-        drives=4,
+        drives=10,
         secondaries=3,
         namespaces=2,
         bound=(2,),
-        throttled=(0, 1, 2, 3),
+        throttled=tuple(range(10)),
         throttle_bps=48000,
         medium=Medium.FILE,
         size_mib=16,
+        io_timeout=4,
     ),
     "own-vf": Shape(drives=2, secondaries=4, namespaces=2, bound=(1, 3)),
     "sriov": Shape(),

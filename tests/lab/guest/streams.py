@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +32,21 @@ class Streams:
 
     def start(self, name: str, drive: observer.Drive, function: int, *, size: int = 4096, depth: int = 1) -> None:
         """Start a writer on a virtual function's view of a drive."""
-        region = len(self._readers)
-        now = next(found for found in observer.drives() if found.serial == drive.serial)
-        view = now.function(function)
-        faults.wait_for("a block device", lambda: observer.blocks(view).get(1))
-        self._readers[name] = ring.Reader(observer.blocks(drive.primary)[1], region, size)
-        command = ring.command(view, self._log(name), region=region, size=size, depth=depth)
+        self.start_all({name: drive}, function, size=size, depth=depth)
+
+    def start_all(
+        self, drives: Mapping[str, observer.Drive], function: int, *, size: int = 4096, depth: int = 1
+    ) -> None:
+        """Start writers by name, each on the same virtual function's view of a drive, in one process."""
+        targets: list[ring.Target] = []
+        now = {found.serial: found for found in observer.drives()}
+        for name, drive in drives.items():
+            view = now[drive.serial].function(function)
+            faults.wait_for("a block device", lambda view=view: observer.blocks(view).get(1))  # type: ignore[misc]
+            region = len(self._readers)
+            self._readers[name] = ring.Reader(observer.blocks(drive.primary)[1], region, size)
+            targets.append((view, region, self._log(name)))
+        command = ring.command(targets, size=size, depth=depth)
         self._processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
     def _log(self, name: str) -> Path:
