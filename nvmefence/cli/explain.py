@@ -30,7 +30,7 @@ _COLOURS: Final = {
     Verdict.NOT_FENCED: "red",
     Verdict.NO_FENCE: "blue",
 }
-_PHASES: Final = ("open", "look", "read", "cut", "read-back", "quiesce", "total")
+_PHASES: Final = ("open", "look", "read", "offline", "cut", "read-back", "quiesce", "online", "total")
 
 
 def explain(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
@@ -158,6 +158,11 @@ def _print_drives(made: Explanation, screen: Screen) -> None:
         for sent in drive.sent:
             if sent.status != 0:
                 screen.line(f"{drive.serial}: detach from namespace {ranges(sent.nsids)}: {sent.words}", "red")
+        for cntlid, why in drive.offline.items():
+            screen.line(f"{drive.serial}: controller {cntlid} {why or 'is offline, and stays so'}", "yellow")
+    for why in dict.fromkeys(drive.quiesce_reason for drive in made.drives if drive.quiesce_reason):
+        serials = ", ".join(drive.serial for drive in made.drives if drive.quiesce_reason == why)
+        screen.line(f"{serials}: quiesce is what it is because {why}")
     commands = sum(len(sent.nsids) for drive in made.drives for sent in drive.sent)
     good = sum(len(sent.nsids) for drive in made.drives for sent in drive.sent if sent.status == 0)
     screen.line(f"Commands to detach it: {commands}, with success: {good}.")

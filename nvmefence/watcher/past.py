@@ -31,6 +31,7 @@ _OF_A_FENCE: Final = ("fenced", "not-fenced")
 """Results that end what `begun` began."""
 _CONFIRMED: Final = ("cut", "already")
 _READING: Final = ("open", "look", "read")
+_QUIESCING: Final = ("quiesce", "offline", "online")
 _CLOCK_SLACK_S: Final = 5.0
 
 Watcher = tuple[str, int]
@@ -376,7 +377,7 @@ def _seconds(times: dict[str, Any], evidence: dict[str, Any]) -> dict[str, float
     found = {phase: loose.seconds(times.get(phase)) for phase in ("waited", "discovery", "fence", "total")}
     drives = [loose.table(loose.table(one).get("seconds")) for one in loose.items(evidence.get("drives"))]
     for phase, parts in (
-        ("reading", _READING), ("cut", ("cut",)), ("read_back", ("read-back",)), ("quiesce", ("quiesce",)),
+        ("reading", _READING), ("cut", ("cut",)), ("read_back", ("read-back",)), ("quiesce", _QUIESCING),
     ):  # fmt: skip
         values = [
             sum(loose.seconds(drive[part]) or 0.0 for part in parts if part in drive)

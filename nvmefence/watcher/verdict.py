@@ -14,6 +14,8 @@ from nvmefence.spool.response import Response
 from nvmefence.watcher import loose
 
 _CONFIRMED: Final = ("cut", "already")
+_OFFLINE: Final = ("drain", "offline")
+"""Methods that take secondary controllers offline."""
 _TEXT_LIMIT: Final = 2000
 _STATUS_LIMIT: Final = 0xFFFF
 
@@ -64,6 +66,10 @@ class DriveView:
     """Where it was attached at the last complete read; None: there was none after the last cut."""
     quiesce: str
     quiesced: bool
+    quiesce_reason: str
+    """Why it is not another method."""
+    offline: dict[int, str]
+    """The host's controllers that were offline at the end, and why."""
     reason: str
     advice: str
     sent: list[Sent]
@@ -103,6 +109,8 @@ class DriveView:
             "read_back": None if self.read_back is None else _by_nsid(self.read_back),
             "quiesce": self.quiesce,
             "quiesced": self.quiesced,
+            "quiesce_reason": self.quiesce_reason,
+            "offline": {str(cntlid): why for cntlid, why in self.offline.items()},
             "reason": self.reason,
             "advice": self.advice,
             "commands": [sent.to_json() for sent in self.sent],
@@ -191,7 +199,9 @@ class Explanation:
         methods = list(dict.fromkeys(drive.quiesce for drive in self.drives))
         if "none" in methods:
             yield "Quiesce was none: a write that a drive was already working on at the cut may have landed later."
-        waits = ", ".join(method for method in methods if method != "none")
+        if any(method in _OFFLINE for method in methods):
+            yield "Its secondary controllers were offline during the cut, so nothing under way can land later."
+        waits = ", ".join(method for method in methods if method != "none" and method not in _OFFLINE)
         if waits:
             yield f"Writes under way at the cut were given time to land before that ({waits})."
         yield "This was so when it was written; what is so now, nvmefence status shows."
@@ -319,6 +329,8 @@ def _drive(found: dict[str, Any], host: str) -> DriveView:
         read_back=_of(loose.attachments(read_back), ids) if isinstance(read_back, dict) else None,
         quiesce=loose.text(found.get("quiesce"), 40),
         quiesced=mine.get("quiesced") is True,
+        quiesce_reason=loose.text(found.get("quiesce_reason"), _TEXT_LIMIT),
+        offline=_offline(found.get("secondaries"), ids),
         reason=reason,
         advice=loose.text(found.get("advice"), _TEXT_LIMIT) if reason else "",
         sent=_sent(found.get("sent"), ids),
@@ -328,6 +340,16 @@ def _drive(found: dict[str, Any], host: str) -> DriveView:
             if (value := loose.seconds(raw)) is not None
         },
     )
+
+
+def _offline(value: object, ids: list[int]) -> dict[int, str]:
+    """Return which of these controllers were left offline, and why."""
+    found = {}
+    for cntlid in ids:
+        entry = loose.table(loose.table(value).get(str(cntlid)))
+        if entry and entry.get("back_online") is not True:
+            found[cntlid] = loose.text(entry.get("problem"), _TEXT_LIMIT)
+    return found
 
 
 def _sent(value: object, ids: list[int]) -> list[Sent]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nvmefence.cli.explain import explain, ranges
 from nvmefence.cli.text import Screen
 from nvmefence.errors import Exit, FileError
-from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Sent
+from nvmefence.fencing.evidence import DriveEvidence, FenceReport, SecondaryEvidence, Sent
 from nvmefence.settings import Settings
 from nvmefence.spool.response import RESPONSE_LIMIT, Response
 from nvmefence.watcher import verdict
@@ -297,3 +297,17 @@ def test_no_evidence_is_fatal(tmp_path_factory: pytest.TempPathFactory, key: str
 def test_ranges() -> None:
     assert ranges([4, 1, 2, 3, 9, 9]) == "1-4, 9"
     assert ranges([]) == ""
+
+
+def test_a_drain_is_explained_with_what_stayed_offline_and_why_it_is_not_done_elsewhere(tmp_path: Path) -> None:
+    drained = drive(
+        "S1", quiesce="drain",
+        secondaries={3: SecondaryEvidence(2, 2, True, True), 4: SecondaryEvidence(2, 2, True, False, "stays offline: x")},
+    )  # fmt: skip
+    waited = drive("S2", quiesce_reason="our controller is not a primary controller")
+    _, found = shown(tmp_path, of(report(drained, waited)))
+    assert "Its secondary controllers were offline during the cut" in found
+    assert "(wait:10)" in found
+    assert "S1: controller 4 stays offline: x" in found
+    assert "controller 3 " not in found
+    assert "S2: quiesce is what it is because our controller is not a primary controller" in found

@@ -1,0 +1,143 @@
+"""Installing, fencing by hand, and looking at what was fenced, as the documentation has it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs import manual
+from tests.docs.machine import ATTACHMENTS, MAP, Machine, readme_map
+from tests.docs.scenes import WATCH, Desk
+from tests.docs.steps import Step, follow, written
+
+REHEARSAL = "/localdisk/rehearsal"
+
+
+def fill_in_the_hosts(desk: Desk) -> None:
+    """Add hosts to what was discovered, as a person does who knows the slots."""
+    found = desk.machine.inside(MAP).read_text()
+    _, hosts = readme_map().split("[hosts", 1)
+    desk.machine.inside(MAP).write_text(f"{found}\n[hosts{hosts}")
+
+
+def only_compute_2_is_cut_off(desk: Desk) -> None:
+    assert desk.machine.cut_off() == {"compute-2": ATTACHMENTS}
+
+
+def nobody_is_cut_off(desk: Desk) -> None:
+    assert desk.machine.cut_off() == {}
+
+
+def lay_out_the_rehearsal(desk: Desk) -> None:
+    """Put the two files there that the rehearsal needs, both from the README."""
+    folder = desk.machine.inside(REHEARSAL)
+    folder.mkdir()
+    (folder / "fleet.toml").write_text(manual.toml("[fleet]")[0].text)
+    (folder / "hosts.toml").write_text(readme_map())
+
+
+FIRST_START: list[Step[Desk]] = [
+    Step("nvmefence version", says=[r"^nvmefence +\d", "^io_uring", "^ioctl"]),
+    Step("nvmefence hosts discover > /etc/nvmefence/hosts.toml", after=fill_in_the_hosts),
+    Step("nvmefence check", says=["every host of the map could be fenced now on 18 drives"]),
+    Step("nvmefence status", says=[r"^drive +namespaces +compute-1 +compute-2", r"4 +attached +attached"]),
+    Step("nvmefence hosts show", says=["^compute-2 .*c2.example.org"]),
+]
+EMERGENCY: list[Step[Desk]] = [
+    Step("nvmefence detach --host compute-2 --dry-run", says=["; none was sent"], after=nobody_is_cut_off),
+    Step("nvmefence detach --host compute-2; echo $?", says=["Fenced compute-2", "^0$"],
+         after=only_compute_2_is_cut_off),
+    Step("nvmefence detach --host HOST", says=["already detached"], fill={"HOST": lambda _: "compute-2"}),
+    Step("nvmefence status --host compute-2", says=["4 +none$"], never=["attached"]),
+]  # fmt: skip
+PAST: list[Step[Desk]] = [
+    Step("nvmefence history", says=[r"compute-2 +off +rabbit +fenced.* 18 of 18"], before=Desk.ask),
+    Step("nvmefence history --last 5", says=[r"compute-2 +off +rabbit +fenced"]),
+    Step("nvmefence history --host compute-2 --last 1", says=[r"compute-2 +off +rabbit +fenced"]),
+    Step("nvmefence explain ID", says=["compute-2 is fenced", "cut .*not attached"],
+         fill={"ID": lambda desk: desk.machine.response()}),
+    Step("fence_gfs2_recorder --action=monitor; echo $?", says=["^0$"]),
+]  # fmt: skip
+REHEARSED: list[Step[Desk]] = [
+    Step(
+        "mkdir requests responses\n"
+        "nvmefence watch --simulate fleet.toml --hosts hosts.toml --request-dir $PWD/requests "
+        "--response-dir $PWD/responses --log-dir $PWD/log --audit $PWD/audit.jsonl &\n"
+        "fence_gfs2_recorder --action=off --plug=compute-2 --request-dir=$PWD/requests "
+        "--response-dir=$PWD/responses --log-dir=$PWD/log; echo $?\n"
+        "kill %1",
+        says=["^0$", "serving", "SIMULATED: Fenced compute-2", "stopped"], folder=REHEARSAL,
+        before=lay_out_the_rehearsal,
+    ),
+]  # fmt: skip
+BESIDE = [WATCH, "make install", "make uninstall", "make help"]
+"""Commands that scenes are made with, or that a test below runs."""
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED]
+
+
+@pytest.fixture(scope="module")
+def room(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    desk = Desk.alone(machine, tmp_path_factory.mktemp("desk"))
+    yield desk
+    desk.room.kill()
+
+
+@pytest.fixture
+def desk(room: Desk) -> Iterator[Desk]:
+    room.machine.reset(readme_map())
+    yield room
+    room.kill_watcher()
+
+
+def test_a_first_start_goes_as_written(desk: Desk) -> None:
+    desk.machine.inside(MAP).unlink()
+    follow(desk, FIRST_START)
+
+
+def test_the_commands_for_an_emergency_cut_the_host_and_nobody_else(desk: Desk) -> None:
+    follow(desk, EMERGENCY)
+
+
+def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
+    desk.start_watcher()
+    follow(desk, PAST)
+    desk.stop_watcher()
+
+
+def test_the_rehearsal_needs_no_cluster_and_no_drives(desk: Desk) -> None:
+    follow(desk, REHEARSED)
+    nobody_is_cut_off(desk)
+
+
+def test_the_removal_takes_all_away_but_what_people_made(machine: Machine, tmp_path: Path) -> None:
+    machine.reset(readme_map())
+    other = machine.copy(tmp_path / "machine")
+    try:
+        assert other.inside("/usr/sbin/nvmefence").is_symlink()
+        done = other.once(written("make uninstall"))
+        assert done.returncode == 0, done.stderr
+        assert not other.inside("/usr/sbin/nvmefence").is_symlink()
+        assert not other.inside("/opt/nvmefence").exists()
+        assert other.inside(MAP).read_text() == readme_map()
+    finally:
+        shutil.rmtree(other.folder)
+
+
+def test_what_is_said_to_be_installed_is_what_is_installed(machine: Machine) -> None:
+    for place, what, _ in manual.table("docs/install.md", "Installation"):
+        for path in manual.code(place):
+            found = machine.inside(path)
+            assert found.exists() or found.is_symlink(), what
+
+
+def test_make_help_names_the_targets_that_the_pages_name() -> None:
+    done = subprocess.run(
+        written("make help").split(), cwd=manual.ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0
+    for target in ("demo", "test", "bench", "install"):
+        assert f"make {target} " in done.stdout

@@ -1,0 +1,119 @@
+"""Nothing in the documentation goes untried: each command is run in a scene, or it is said here why not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs import manual, test_cluster, test_desk, test_direct_agent, test_service
+from tests.docs.manual import Command
+from tests.docs.steps import Step
+
+BENCH = ".venv/bin/python -m tests.bench"
+DRIVES = "needs drives under a real kernel"
+EXCEPTIONS = {
+    "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
+    "make test": "runs this test",
+    "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
+    f"{BENCH} ...": "the same with options; that they exist is looked at below",
+    "nvme detach-ns": f"{DRIVES}; make bench runs it",
+    "nvme attach-ns": DRIVES,
+    "kubectl get nnfnode": "named as what is of no use here",
+    "nvmefence restore": "said not to exist yet",
+}
+"""What no scene runs, and why. What ends with dots stands for all that begins so."""
+_JOINTS = re.compile(r"\s*(?:&&|\|\||[|;&]|\n)\s*")
+
+
+def executed() -> set[str]:
+    scenes = (test_desk, test_service, test_cluster, test_direct_agent)
+    steps: list[Step[Any]] = [step for scene in scenes for step in scene.STEPS]
+    return {*test_desk.BESIDE, *(command for step in steps for command in step.commands)}
+
+
+def unclassified(commands: Iterable[Command], inline: Iterable[Command]) -> Iterator[str]:
+    """Yield what is neither run nor an exception.
+
+    A command within a sentence may be the beginning of one that is run, alone or with others: `pcs stonith update`.
+    """
+    run = executed()
+    parts = run | {part for command in run for part in _JOINTS.split(command)}
+    for command in commands:
+        if command.text not in run and not excepted_by(command.text):
+            yield f"{command.where}: {command.text}"
+    for command in inline:
+        begins = any(f"{part} ".startswith(f"{command.text} ") for part in parts)
+        if not begins and not excepted_by(command.text):
+            yield f"{command.where}: {command.text}"
+
+
+def excepted_by(command: str) -> set[str]:
+    """Return the exceptions that a command is of."""
+    return {one for one in EXCEPTIONS if one == command or (one.endswith("...") and command.startswith(one[:-3]))}
+
+
+def test_every_command_is_run_or_is_an_exception_with_a_reason() -> None:
+    missed = list(unclassified(manual.commands(), manual.inline()))
+    assert not missed, "make a step of it in tests/docs, or an exception with its reason: " + "; ".join(missed)
+
+
+def test_a_command_that_is_new_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n"
+        "    nvmefence check     # known\n    pcs stonith \\\n        reset   # new\n\n"
+        "```bash\nnvmefence frobnicate\n```\n\n```text\nnvmefence is drawn\n```\n\n"
+        "Then `pcs stonith upd`, `pcs stonith update`, `nvmefence`, and `make\ncoffee`.\n"
+    )
+    assert list(unclassified(manual.commands_of(page), manual.inline_of(page))) == [
+        "page.md:4: pcs stonith reset",
+        "page.md:8: nvmefence frobnicate",
+        "page.md:15: pcs stonith upd",
+        "page.md:15: make coffee",
+    ]
+
+
+def test_no_step_and_no_exception_is_about_a_command_that_is_gone() -> None:
+    there = {command.text for command in (*manual.commands(), *manual.inline())}
+    assert executed() - there == set()
+    assert EXCEPTIONS.keys() - {one for command in there for one in excepted_by(command)} == set()
+    assert not [command for command in executed() if excepted_by(command)]
+
+
+def test_every_block_says_what_it_is() -> None:
+    kinds = (*manual.SHELLS, "text", "toml")
+    odd = [f"{block.page.name}:{block.line}" for block in manual.blocks() if block.kind not in kinds]
+    assert not odd, f"text, toml or a shell belongs behind the fence: {odd}"
+
+
+@pytest.mark.parametrize("command", [name for name in EXCEPTIONS if name.startswith("make ")])
+def test_the_targets_of_make_exist(command: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", *command.split()[1:]], cwd=manual.ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_options_of_the_measurement_exist() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--help"]
+    done = subprocess.run(command, cwd=manual.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    measured = [command.text for command in manual.commands() if command.text.startswith(BENCH)]
+    options = {word for text in measured for word in re.findall(r"--[\w-]+", text)}
+    assert options
+    assert not [option for option in options if not re.search(rf"{option}\b(?!-)", done.stdout)]
+
+
+def test_what_is_said_not_to_exist_does_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nvmefence.cli.main", "restore"], cwd=manual.ROOT, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert "invalid choice: 'restore'" in done.stderr, "it exists: say how it is used, and run that"
