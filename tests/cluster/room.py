@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,12 +40,16 @@ def wait_for(what: str, look: Callable[[], T], within_s: float, pause_s: float =
 class Room:
     """Namespaces with an init that runs a script; `folder` takes its output and is for its files."""
 
-    def __init__(self, name: str, folder: Path, script: str, *words: str) -> None:
+    def __init__(
+        self, name: str, folder: Path, script: str, *words: str, namespaces: Sequence[str] = machine.NAMESPACES
+    ) -> None:
+        """`namespaces` are those that it has of its own."""
         self.name = name
         self.folder = folder
+        self._namespaces = namespaces
         folder.mkdir(parents=True, exist_ok=True)
         self._output = folder / "output"
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *machine.NAMESPACES, "--fork", "--kill-child"]
+        command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--fork", "--kill-child"]
         command += ["--mount-proc", "--propagation", "private"]
         command += ["bash", "-eu", str(SCRIPTS / script), name, str(folder), *words]
         with self._output.open("wb") as output:
@@ -106,7 +110,7 @@ class Room:
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in the room, which its end bounds."""
         return subprocess.Popen(
-            ["nsenter", "--target", str(self.init), *machine.NAMESPACES, *command],
+            ["nsenter", "--target", str(self.init), *self._namespaces, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

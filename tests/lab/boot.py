@@ -27,6 +27,11 @@ KEPT_RUNS = 20
 GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+_SIGNALLED = 128
+"""A shell's exit code for a command that a signal ended, less the signal's number."""
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to boot and what to run in it."""
@@ -72,6 +77,13 @@ class Result:
         """Return the times in one line."""
         parts = [f"{name} {value:.1f} s" for name, value in self.bringup.items()]
         return ", ".join([*parts, f"whole run {self.seconds:.1f} s"])
+
+    @property
+    def crashed(self) -> str:
+        """The signal that QEMU itself died of, by a fault of its own; empty when it did not."""
+        code = _text(self.folder / "qemu-exit").strip()
+        number = int(code) - _SIGNALLED if code.isdigit() else 0
+        return signal.Signals(number).name if number in _FAULTS else ""
 
     def trouble(self) -> str:
         """Return why there is no exit code, with the end of the console."""
@@ -152,6 +164,11 @@ def _plan(plan: Plan) -> dict[str, Any]:
 def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
     """Return the command line; `timeout` ends the whole process group at its limit or when we are gone."""
     limit = str(int(plan.limit + BOOT_ALLOWANCE))
+    emulator = folder / "qemu"
+    emulator.write_text(
+        f'#!/bin/sh\n{host.tool("qemu-system-x86_64")} "$@"\ncode=$?\necho $code >"$0-exit"\nexit $code\n'
+    )
+    emulator.chmod(0o755)
     bounds = ["setpriv", "--pdeathsig=TERM", "timeout", "--kill-after=5", limit] if not plan.interactive else []
     inside = shlex.join([sys.executable, "-B", "-m", "tests.lab.inside", str(folder)])
     start = ["--verbose", "--disable-monitor", "--exec", inside]
@@ -162,7 +179,7 @@ def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
         start = ["--quiet", "--shell", str(shell)]
     return [
         *bounds, str(host.vng()), "--run", str(chosen.image), "--disable-kvm",
-        "--force-9p", *start,
+        "--force-9p", *start, f"--qemu={emulator}",
         "--memory", f"{plan.shape.memory}M", "--cpus", "2", f"--rwdir={folder}", "--cwd", str(host.ROOT),
         "--append", f"nvme_core.multipath={'Y' if plan.shape.multipath else 'N'}",
         "--append", f"nvme_core.io_timeout={plan.shape.io_timeout}",

@@ -35,7 +35,13 @@ class Streams:
         self.start_all({name: drive}, function, size=size, depth=depth)
 
     def start_all(
-        self, drives: Mapping[str, observer.Drive], function: int, *, size: int = 4096, depth: int = 1
+        self,
+        drives: Mapping[str, observer.Drive],
+        function: int,
+        *,
+        size: int = 4096,
+        depth: int = 1,
+        interval: float = 0.004,
     ) -> None:
         """Start writers by name, each on the same virtual function's view of a drive, in one process."""
         targets: list[ring.Target] = []
@@ -46,7 +52,7 @@ class Streams:
             region = len(self._readers)
             self._readers[name] = ring.Reader(observer.blocks(drive.primary)[1], region, size)
             targets.append((view, region, self._log(name)))
-        command = ring.command(targets, size=size, depth=depth)
+        command = ring.command(targets, size=size, depth=depth, interval=interval)
         self._processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
     def _log(self, name: str) -> Path:
