@@ -6,12 +6,11 @@ file that logrotate moved away is left behind with the next line.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
 
-from nvmefence.plain import escaped
+from nvmefence.plain import escaped, json_fields
 
 FILES = ("fence-events.log", "fence-events-readable.log", "fence-events-detailed.jsonl")
 _DIRECTORY_MODE = 0o755
@@ -55,20 +54,21 @@ class Event:
         return (
             f"[{local}] [{self.level}] Fence {action} of {target}: {status}: {details} (request {request})",
             f"[{local}] ACTION={action} TARGET={target} STATUS={status} DETAILS={details}",
-            json.dumps(
-                {
-                    "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.when)),
-                    "level": self.level,
-                    "action": self.action,
-                    "target_node": self.target,
-                    "gfs2_filesystems": self.filesystems,
-                    "status": self.status,
-                    "details": self.details,
-                    "request_id": self.request_id,
-                    "recorder_node": self.recorder,
-                }
-            ),
+            "{" + ", ".join(json_fields(self._fields())) + "}",
         )
+
+    def _fields(self) -> dict[str, str | list[str]]:
+        return {
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.when)),
+            "level": self.level,
+            "action": self.action,
+            "target_node": self.target,
+            "gfs2_filesystems": self.filesystems,
+            "status": self.status,
+            "details": self.details,
+            "request_id": self.request_id,
+            "recorder_node": self.recorder,
+        }
 
 
 def make_directory(directory: str) -> None:

@@ -1,6 +1,10 @@
-"""Text from outside, made harmless."""
+"""Text from outside, made harmless: for a line, and as JSON."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def escaped(text: str) -> str:
@@ -8,3 +12,27 @@ def escaped(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def json_fields(fields: Mapping[str, str | int | float | Sequence[str]]) -> list[str]:
+    """Return each field of a JSON object as `"name": value` in ASCII: texts, finite numbers, lists of texts.
+
+    For an agent, which has no time to import `json`. What is no character (a byte of a name that was not UTF-8)
+    becomes a question mark, for no strict reader would believe the rest of the object otherwise.
+    """
+    return [f"{_quoted(name)}: {_value(value)}" for name, value in fields.items()]
+
+
+def _value(value: str | int | float | Sequence[str]) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    return repr(value) if isinstance(value, int | float) else f"[{', '.join(map(_quoted, value))}]"
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(c if " " <= c <= "~" and c not in '"\\' else _units(c) for c in text) + '"'
+
+
+def _units(character: str) -> str:
+    digits = character.encode("utf-16-be", "replace").hex()
+    return "".join(f"\\u{digits[n : n + 4]}" for n in range(0, len(digits), 4))

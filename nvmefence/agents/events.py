@@ -6,8 +6,6 @@ its lines to a child through a pipe that never blocks; the child appends them an
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import select
 import time
@@ -30,7 +28,7 @@ class Journal:
         try:
             if self._lines < 0:
                 self._start()
-            os.write(self._lines, json.dumps(event.lines()).encode() + b"\n")
+            os.write(self._lines, "\0".join(event.lines()).encode() + b"\n")
         except OSError:
             pass  # no process or no room in the pipe: the fence goes on without this line
 
@@ -81,15 +79,15 @@ def _serve(directory: str, source: int, report: int) -> None:
     quiet = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for stream in (0, 1, 2):
         os.dup2(quiet, stream)
-    with contextlib.suppress(OSError):
-        make_directory(directory)
     told = False
     with os.fdopen(source, "rb") as frames:
         for frame in frames:
-            for name, line in zip(FILES, json.loads(frame), strict=True):
+            for name, line in zip(FILES, frame.decode().removesuffix("\n").split("\0"), strict=True):
                 try:
+                    make_directory(directory)
                     append(directory, name, line)
                 except OSError as error:
                     if not told:
                         os.write(report, f"{directory}/{name}: {error.strerror}".encode())
                     told = True
+    os.close(report)  # now: the agent waits for this, and not for the end of a process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from nvmefence.agents import exchange
+from nvmefence.agents import reading
 from nvmefence.spool import files
 from nvmefence.spool.errors import ReadFailed, Refused, UnsafeName
 
@@ -45,8 +45,8 @@ def fenced_nodes(response_dir: str) -> set[str]:
             if name.startswith(".") or not name.endswith(".json"):
                 continue
             try:
-                answer = exchange.read_object_in(place, name) or {}
-            except (Refused, UnsafeName, exchange.Unfinished):
+                answer = reading.read_object_in(place, name) or {}
+            except (Refused, UnsafeName, reading.Unfinished):
                 continue
             node = answer.get("target_node")
             if isinstance(node, str) and _fences(answer):

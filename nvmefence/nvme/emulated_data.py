@@ -6,7 +6,8 @@ Figures: NVM Express Base Specification 2.0. `QEMU_7_2` was read from QEMU's hw/
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import random
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -173,9 +174,15 @@ def identify_controller_page(
     return bytes(page)
 
 
+@functools.lru_cache
+def _identity(nqn: str, nsid: int) -> bytes:
+    # Not by hashlib: that is 5 MB of OpenSSL, locked into memory by a watcher of simulated drives.
+    return random.Random(f"{nqn} {nsid}").randbytes(24)
+
+
 def identify_namespace_page(nqn: str, namespace: Namespace) -> bytes:
     """Return Identify Namespace; NGUID and EUI64 are made from the subsystem's NQN and the NSID unless given."""
-    identity = hashlib.sha256(f"{nqn} {namespace.nsid}".encode()).digest()
+    identity = _identity(nqn, namespace.nsid)
     page = bytearray(PAGE)
     struct.pack_into("<3Q", page, 0, namespace.size, namespace.size, namespace.size)
     page[30] = namespace.shared

@@ -1,8 +1,11 @@
-"""JSON without its traps: one object, UTF-8, no key twice, no NaN, no depth that hurts."""
+"""JSON without its traps: one object, UTF-8, no key twice, no NaN, no depth that hurts.
+
+A text that is well formed is read by the C scanner under the module `json`, set up as `json` does it, but without
+importing `json`: that brings in regular expressions and costs an agent almost as much as the interpreter's start.
+What the scanner alone does not read is for `json` itself, which can also say what is wrong.
+"""
 
 from __future__ import annotations
-
-import json
 
 from nvmefence.spool.errors import Malformed
 from nvmefence.spool.names import quoted
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 MAX_DEPTH: Final = 32
+_BLANK: Final = " \t\n\r"
+"""What JSON allows around a value."""
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -22,15 +27,9 @@ def parse(data: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise Malformed(f"not UTF-8 at byte {error.start}") from None
     try:
-        document = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite_number
-        )
-    except json.JSONDecodeError as error:
-        raise Malformed(f"not JSON: {ascii(error.msg)[1:-1]} at line {error.lineno} column {error.colno}") from None
-    except RecursionError:
-        raise Malformed("nested too deeply") from None
-    except ValueError:
-        raise Malformed("a number has too many digits") from None
+        document = _scanned(text)
+    except _Unscanned:
+        document = _loaded(text)
     if not isinstance(document, dict):
         raise Malformed(f"a JSON object is needed, not {quoted(document, 20)}")
     _check_inside(document)
@@ -39,6 +38,8 @@ def parse(data: bytes) -> dict[str, Any]:
 
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return an object as one line of ASCII. Raises ValueError for NaN and infinity."""
+    import json
+
     return json.dumps(document, allow_nan=False, separators=(", ", ": ")).encode("ascii") + b"\n"
 
 
@@ -62,6 +63,65 @@ def _finite_number(digits: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise Malformed("a number is too large")
     return number
+
+
+class _Unscanned(Exception):
+    """The scanner alone does not get the document out of the text."""
+
+
+class _Rules:
+    """What the scanner looks up in a `json.JSONDecoder`."""
+
+    strict = True
+    object_hook = None
+    parse_int = int
+    object_pairs_hook = staticmethod(_object)
+    parse_constant = staticmethod(_no_constant)
+    parse_float = staticmethod(_finite_number)
+
+
+def _make_scanner() -> Any:
+    """Return the scanner, or None on an interpreter that has another."""
+    try:
+        import _json
+
+        make: Any = _json.make_scanner
+        return make(_Rules)
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+
+_scanner: Final = _make_scanner()
+
+
+def _scanned(text: str) -> Any:
+    """Return the value that is all of the text. Raises _Unscanned, and Malformed for what the rules forbid."""
+    begin = len(text) - len(text.lstrip(_BLANK))
+    try:
+        document, end = _scanner(text, begin)
+    except Malformed:
+        raise
+    except Exception:
+        # StopIteration or JSONDecodeError, in whose place CPython 3.11 raises SystemError unless json.decoder is
+        # imported; TypeError where there is no scanner.
+        raise _Unscanned from None
+    if text[end:].strip(_BLANK):
+        raise _Unscanned
+    return document
+
+
+def _loaded(text: str) -> Any:
+    """Return the value that is all of the text. Raises Malformed."""
+    import json
+
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite_number)
+    except json.JSONDecodeError as error:
+        raise Malformed(f"not JSON: {ascii(error.msg)[1:-1]} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise Malformed("nested too deeply") from None
+    except ValueError:
+        raise Malformed("a number has too many digits") from None
 
 
 def _check_inside(document: dict[str, Any]) -> None:

@@ -16,13 +16,13 @@ import pstats
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.bench import figures, local, native
 from tests.bench.figures import Figures, Run
 from tests.bench.rabbit import Rabbit
-from tests.bench.ways import Product, Way, all_ways, timed, write_hostmap
+from tests.bench.turns import take_turns, timed
+from tests.bench.ways import Product, Way, all_ways, write_hostmap
 
 PROFILED = 10
 STARTS = 3
@@ -62,21 +62,17 @@ def _rounds(options: argparse.Namespace) -> dict[str, int]:
 
 
 def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int], product: Product) -> Run:
-    """Take the ways in turn, round by round, so that a slow moment of the machine falls on all of them."""
     measured = [way for way in ways if rounds[way.name]]
     commands = {}
     for way in measured:  # not measured: the first time brings everything into memory
         commands[way.name] = way.count()
         rabbit.restore()
-    seconds: dict[str, list[float]] = {way.name: [] for way in measured}
-    for number in range(max(rounds.values())):
-        todo = [way for way in measured if number < rounds[way.name]]
-        for way in todo if number % 2 == 0 else reversed(todo):
-            started = time.monotonic()
-            seconds[way.name].append(way.cut())
-            _back(rabbit)
-            took = time.monotonic() - started
-            print(f"{number} {way.name} {seconds[way.name][-1]:.6f} ({took:.1f} s)", flush=True)
+
+    def after(name: str, number: int, took: float) -> None:
+        _back(rabbit)
+        print(f"{number} {name} {took:.6f}", flush=True)
+
+    seconds = take_turns({way.name: way.cut for way in measured}, rounds, after)
     results = [Figures(way.name, way.title, commands[way.name], seconds[way.name]) for way in measured]
     return Run(_where(rabbit), results, _starts(product), rabbit.checks)
 

@@ -16,6 +16,7 @@ from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.nvme import commands
+from nvmefence.nvme.emulated_data import Namespace, identify_namespace_page
 from nvmefence.nvme.queue import _encode
 from nvmefence.nvme.transport import PAGE, Command, Completion
 from tests.bench.rabbit import HOST
@@ -63,6 +64,7 @@ class Canned:
         self._identity = [_identify_controller(f"CANNED{n:02d}") for n in range(DRIVES)]
         self._lists = {
             commands.Cns.ALLOCATED_NAMESPACES: _page(struct.pack(f"<{NAMESPACES}I", *range(1, NAMESPACES + 1))),
+            commands.Cns.ALLOCATED_NAMESPACE: identify_namespace_page("canned", Namespace(1)),
             commands.Cns.SECONDARY_CONTROLLERS: _secondaries(),
         }
 

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.turns import WrongResult
 from tests.lab import bringup, observer
 
 SLOT = 0
@@ -14,10 +15,6 @@ SLOT = 0
 FUNCTION = SLOT + 2
 """Its virtual function."""
 HOST = f"compute-{SLOT}"
-
-
-class WrongResult(Exception):
-    """A fence that did not cut, or a restore that did not restore: figures of it are worth nothing."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from nvmefence.nvme.transport import Command, Completion, Transport
 from nvmefence.settings import Settings
 from nvmefence.site import open_site
 from tests.bench import figures, local
-from tests.bench.rabbit import HOST, Rabbit, WrongResult
+from tests.bench.rabbit import HOST, Rabbit
+from tests.bench.turns import WrongResult, timed
 
 DEADLINE = 60.0
 SLOTS = 16
@@ -91,18 +91,6 @@ class Product:
         counting = _Counting(self._site.transport)
         self.fence(counting)
         return counting.commands
-
-
-def timed(command: Sequence[str]) -> float:
-    """Run a command that must succeed; return its seconds."""
-    started = time.monotonic()
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False
-    )
-    seconds = time.monotonic() - started
-    if done.returncode:
-        raise WrongResult(f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    return seconds
 
 
 def detach_command(backend: str, hostmap: Path) -> list[str]:

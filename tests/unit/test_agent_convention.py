@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nvmefence import plain
 from nvmefence.agents import convention, pages
@@ -127,8 +130,31 @@ def test_escaped_text_is_one_harmless_line() -> None:
     assert plain.escaped("a\n\x1b[1m\u202e\udc80ö") == "a\\n\\x1b[1m\\u202e\\udc80ö"
 
 
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])),
+        st.text(st.characters(exclude_categories=["Cs"]))
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
+    )
+)
+def test_json_fields_say_what_they_were_given(fields: dict[str, str | int | float | list[str]]) -> None:
+    text = "{" + ",".join(plain.json_fields(fields)) + "}"
+    assert text.isascii()
+    assert text.isprintable()
+    assert json.loads(text) == fields
+
+
+def test_json_fields_have_a_question_mark_for_what_is_no_character() -> None:
+    assert plain.json_fields({"a": "x\udcffy\U0001f600"}) == ['"a": "x\\u003fy\\ud83d\\ude00"']
+
+
 def test_the_recorder_imports_nothing_heavy() -> None:
-    code = "import sys, nvmefence.agents.fence_gfs2_recorder; print(*sys.modules)"
+    code = (
+        "import sys, nvmefence.agents.fence_gfs2_recorder, nvmefence.agents.waiting, nvmefence.agents.events\n"
+        "print(*sys.modules)"
+    )
     run = subprocess.run(
         [sys.executable, "-S", "-c", code],
         env={"PYTHONPATH": str(ROOT)},
@@ -137,5 +163,22 @@ def test_the_recorder_imports_nothing_heavy() -> None:
         check=True,
     )
     heavy = {"typing", "dataclasses", "argparse", "pathlib", "asyncio", "ctypes", "socket", "uuid", "datetime",
-             "logging", "subprocess", "cffi", "pyudev", "threading", "inspect"}  # fmt: skip
+             "logging", "subprocess", "cffi", "pyudev", "threading", "inspect",
+             "collections", "contextlib", "enum", "functools", "json", "re", "signal"}  # fmt: skip
     assert heavy & set(run.stdout.split()) == set()
+
+
+def test_the_installed_script_heeds_nothing_of_its_environment(tmp_path: Path) -> None:
+    (tmp_path / "nvmefence.py").write_text("raise SystemExit('not this one')")
+    (tmp_path / "os.py").write_text("raise SystemExit('not this one')")
+    script = tmp_path / "fence_gfs2_recorder"
+    with script.open("wb") as stream:
+        writer = [str(ROOT / "packaging" / "write-agent"), sys.executable, "fence_gfs2_recorder"]
+        subprocess.run(writer, stdout=stream, timeout=60, check=True)
+    script.chmod(0o755)
+    run = subprocess.run(
+        [script], input="action=metadata\n", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "PYTHONHOME": "/none"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    assert ET.fromstring(run.stdout).attrib["name"] == "fence_gfs2_recorder"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nvmefence.spool import json_strict
 from nvmefence.spool.errors import Malformed
@@ -63,6 +67,66 @@ def test_a_good_object_is_returned(document: dict[str, object]) -> None:
     assert json_strict.parse(json.dumps(document).encode()) == document
     assert json_strict.parse(json.dumps(document, ensure_ascii=False).encode()) == document
     assert json_strict.parse(json_strict.encode(document)) == document
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc\n"), inner), max_leaves=9
+)
+
+
+@given(st.dictionaries(st.text("abc\n"), VALUES), st.text(" \t\n\r"), st.sampled_from([None, 1]), st.booleans())
+def test_objects_are_read_as_json_itself_reads_them(
+    document: dict[str, object], blank: str, indent: int | None, plain: bool
+) -> None:
+    text = blank + json.dumps(document, indent=indent, ensure_ascii=plain) + blank
+    assert json_strict.parse(text.encode()) == json.loads(text)
+
+
+WITHOUT_JSON = """
+import sys
+sys.path.append(sys.argv[1])
+from nvmefence.spool import json_strict
+from nvmefence.spool.errors import Malformed
+
+assert json_strict.parse(b' {"a": [1, 2.5, null, true, "\\u00e9"]}\\r\\n') == {"a": [1, 2.5, None, True, "\\xe9"]}
+print("json" in sys.modules)
+for line in sys.stdin:
+    try:
+        json_strict.parse(bytes.fromhex(line))
+    except Malformed as error:
+        print(error.reason)
+"""
+
+
+def test_nothing_changes_where_json_is_not_imported() -> None:
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", WITHOUT_JSON, str(Path(__file__).parents[2])],
+        input="\n".join(data.hex() for data in BAD.values()),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    reasons = []
+    for data in BAD.values():
+        with pytest.raises(Malformed) as caught:
+            json_strict.parse(data)
+        reasons.append(caught.value.reason)
+    assert run.stdout.splitlines() == ["False", *reasons]
+
+
+def test_another_scanner_than_expected_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_strict, "_scanner", None)
+    assert json_strict.parse(b'{"a": 1}') == {"a": 1}
+    with pytest.raises(Malformed):
+        json_strict.parse(b'{"a": 1')
 
 
 def test_the_depth_limit_is_not_one_too_low() -> None:
