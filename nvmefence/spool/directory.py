@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from nvmefence.spool import files, names, request, response
 from nvmefence.spool.errors import (
     AlreadyThere,
+    Gone,
     Malformed,
     ReadFailed,
     SpoolError,
@@ -16,7 +18,7 @@ from nvmefence.spool.errors import (
 )
 from nvmefence.spool.files import Directory
 from nvmefence.spool.names import quoted
-from nvmefence.spool.request import Request
+from nvmefence.spool.request import Action, Request
 from nvmefence.spool.response import RESPONSE_LIMIT, Response
 
 REJECTED: Final = "rejected"
@@ -212,6 +214,34 @@ class ResponseDirectory(_Spool):
             if answer.target_node == target_node:
                 found.append((name, answer))
         return tuple(found)
+
+    def fences(self, of: Callable[[str], bool]) -> list[str]:
+        """Return the names of the successful responses to fences of a node; `of` tells from the name in a response.
+
+        They say that the node is fenced. Raises DirectoryLost, and ReadFailed if a file could not be read.
+        """
+        found = []
+        for name in sorted(entry.name for entry in self._entries() if names.is_safe(entry.name)):
+            try:
+                answer = self.read(name)
+            except ReadFailed:
+                raise
+            except SpoolError:
+                continue
+            if answer.success and answer.action_performed != Action.ON.value and of(answer.target_node):
+                found.append(name)
+        return found
+
+    def archive_fences(self, of: Callable[[str], bool]) -> list[str]:
+        """Archive what `fences` finds; return the names. Raises the same, and WriteFailed."""
+        done = []
+        for name in self.fences(of):
+            try:
+                self.archive(name)
+            except Gone:
+                continue  # somebody else did
+            done.append(name)
+        return done
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

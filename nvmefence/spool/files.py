@@ -5,7 +5,6 @@ Everything is relative to a directory's descriptor; no path is ever built from a
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -143,6 +142,20 @@ def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> No
     Raises UnsafeName; AlreadyThere, also while someone else writes the same name; WriteFailed; DirectoryLost if
     the path leads elsewhere. The last two say whether the file may be `visible`.
     """
+    _write(directory, name, data, mode, over=False)
+
+
+def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> None:
+    """Write a file durably in the place of the one, if any, that has its name: readers see that or this one, whole.
+
+    The caller holds a lock that all have who write this name, so what a dead writer left is removed. Raises
+    UnsafeName, WriteFailed and DirectoryLost, as `write`.
+    """
+    remove_temporary(directory, name)
+    _write(directory, name, data, mode, over=True)
+
+
+def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: bool) -> None:
     names.check(name)
     if mode not in _MODES:
         raise ValueError(f"mode {mode:o}")
@@ -159,7 +172,7 @@ def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> No
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     try:
-        _write_and_rename(directory, fd, temporary, name, data, mode)
+        _write_and_rename(directory, fd, temporary, name, data, mode, over)
     except BaseException:
         _forget(directory, temporary)
         raise
@@ -294,7 +307,9 @@ def _read_all(fd: int, limit: int) -> bytes:
     return data
 
 
-def _write_and_rename(directory: Directory, fd: int, temporary: str, name: str, data: bytes, mode: int) -> None:
+def _write_and_rename(
+    directory: Directory, fd: int, temporary: str, name: str, data: bytes, mode: int, over: bool
+) -> None:
     try:
         os.fchmod(fd, mode)  # the mode given to open is subject to the umask
         view = memoryview(data)
@@ -305,7 +320,7 @@ def _write_and_rename(directory: Directory, fd: int, temporary: str, name: str, 
         named = os.stat(temporary, dir_fd=directory.fd, follow_symlinks=False)
         if _identity(named) != _identity(os.fstat(fd)):
             raise WriteFailed(f"cannot write {name}: someone replaced {temporary}")
-        if exists(directory, name):
+        if not over and exists(directory, name):
             raise AlreadyThere(f"{name} exists")
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
     except OSError as error:
@@ -332,9 +347,10 @@ def _settle(directory: Directory, name: str) -> None:
 
 
 def _forget(directory: Directory, temporary: str) -> None:
-    # The failure that brought us here is the one to report; `sweep` finds what stays.
-    with contextlib.suppress(OSError):
+    try:
         os.unlink(temporary, dir_fd=directory.fd)
+    except OSError:
+        return  # the failure that brought us here is the one to report; `sweep` finds what stays
 
 
 def _unopened(path: str, error: OSError) -> DirectoryLost | ReadFailed:

@@ -24,8 +24,9 @@ def beat(directory: files.Directory, now: float) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(NAME, flags, 0o644, dir_fd=directory.fd)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(0, f"{NAME} is not a regular file")
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(0, f"{NAME} is not a regular file, or has another name besides")
         sign = json_strict.encode({"pid": os.getpid(), "host": os.uname().nodename, "time": now})
         os.ftruncate(fd, os.pwrite(fd, sign, 0))
         os.utime(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ _CHUNK: Final = 16
 _LEVELS: Final = {
     Result.FENCED: "notice",
     Result.UNCHANGED: "notice",
+    Result.RESTORED: "notice",
     Result.NOT_FENCED: "error",
 }
 
@@ -69,11 +71,16 @@ class Delivery:
             found["answers"] = f"{len(self._undelivered)} not delivered and will be tried again: {reason}"
         return found
 
-    def answer(self, batch: Sequence[Answer], *, urgent: bool = False) -> None:
-        """Have answers put on record and delivered. `urgent`: a cluster waits for them."""
+    def answer(
+        self, batch: Sequence[Answer], *, urgent: bool = False, visible: Callable[[Answer], None] | None = None
+    ) -> None:
+        """Have answers put on record and delivered. `urgent`: a cluster waits for them.
+
+        `visible` is called with each answer as soon as that is done; it must not wait and not fail.
+        """
         if batch:
             self.handled.update(answer.outgoing.name for answer in batch)
-            self._run(self._answer(batch, urgent))
+            self._run(self._answer(batch, urgent, visible))
 
     def dispose(self, names: Sequence[str]) -> None:
         """Have requests removed that were answered before."""
@@ -105,13 +112,16 @@ class Delivery:
         finally:
             self.handled.difference_update(names)
 
-    async def _answer(self, batch: Sequence[Answer], urgent: bool) -> None:
+    async def _answer(
+        self, batch: Sequence[Answer], urgent: bool, visible: Callable[[Answer], None] | None
+    ) -> None:
         until = self._loop.time() + self._keep_s
         names = [answer.outgoing.name for answer in batch]
         try:
-            lines = [answer.audit_line(self._wall()) for answer in batch]
-            if await self._audit(lines, until):
-                await self._publish([answer.outgoing for answer in batch], until, urgent)
+            if await self._recorded(batch, until):
+                batch = [answer.light() for answer in batch]
+                told = _by_name(batch, visible)
+                await self._publish([answer.outgoing for answer in batch], until, urgent, told)
             else:
                 for name in names:
                     self._journal.error(
@@ -123,6 +133,9 @@ class Delivery:
             self.handled.difference_update(names)
         for answer in batch:
             self._report(answer)
+
+    async def _recorded(self, batch: Sequence[Answer], until: float) -> bool:
+        return await self._audit([answer.audit_line(self._wall()) for answer in batch], until)
 
     def _report(self, answer: Answer) -> None:
         request = f" (request {answer.known.request_id})" if answer.known.request_id else ""
@@ -173,20 +186,21 @@ class Delivery:
                 return False
             attempt += 1
 
-    async def _publish(self, batch: Iterable[Outgoing], until: float, urgent: bool) -> None:
+    async def _publish(
+        self, batch: Iterable[Outgoing], until: float, urgent: bool, told: Callable[[str], None] | None = None
+    ) -> None:
         left = list(batch)
         attempt = 0
         while left:
-            if urgent:
-                failed = await self._deliver(left)
-            else:
-                failed = {}
-                for start in range(0, len(left), _CHUNK):
-                    async with self._bulk:
-                        failed |= await self._deliver(left[start : start + _CHUNK])
+            failed: dict[str, str] = {}
+            for start in range(0, len(left), _CHUNK):
+                async with contextlib.nullcontext() if urgent else self._bulk:
+                    failed |= await self._deliver(left[start : start + _CHUNK])
             for item in left:
                 if item.name not in failed:
                     self._undelivered.pop(item.name, None)
+                    if told is not None:
+                        told(item.name)
             self._undelivered |= failed
             left = [item for item in left if item.name in failed]
             if left and not await self._pause(attempt, until):
@@ -209,6 +223,14 @@ class Delivery:
             return False
         await asyncio.sleep(pause)
         return True
+
+
+def _by_name(batch: Iterable[Answer], visible: Callable[[Answer], None] | None) -> Callable[[str], None] | None:
+    """Return what tells `visible` of an answer by its file's name."""
+    if visible is None:
+        return None
+    known = {answer.outgoing.name: answer for answer in batch}
+    return lambda name: visible(known[name])
 
 
 async def _tried(worker: Worker, work: Callable[[], object], within: float) -> str:

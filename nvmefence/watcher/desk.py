@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
-from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple, TypeVar
 
 from nvmefence.errors import BusyError
-from nvmefence.spool import heartbeat, names
+from nvmefence.spool import heartbeat
 from nvmefence.spool.directory import RequestDirectory, ResponseDirectory
 from nvmefence.spool.errors import (
     AlreadyThere,
@@ -23,16 +24,24 @@ from nvmefence.spool.errors import (
     Unsettled,
 )
 from nvmefence.spool.names import quoted
-from nvmefence.spool.request import Action, Age, InvalidRequest, Known, Request, judge
+from nvmefence.spool.request import Age, InvalidRequest, Known, Request, judge
 from nvmefence.spool.response import Response
 from nvmefence.watcher import audit
 from nvmefence.watcher.lock import Lock
+from nvmefence.watcher.turns import Turns
+from nvmefence.watcher.unfenced import Unfenced
 
+T = TypeVar("T")
 _DRAFT_AGE_S: Final = 300.0
 """Seconds after which the draft of a file belongs to a writer that is dead."""
-UNFENCED_FOR_S: Final = 10.0
-"""Seconds that a successful response to an `on` stands, for its agent to read. The NNF node manager takes any
-successful response for a fence."""
+IN_HAND: Final = 512
+"""Files that may be dealt with at once. What comes beyond that stays where it is for the time being, lest thousands
+of files fill the memory; fences alone are taken in as well, up to some times as many."""
+_FENCES_IN_HAND: Final = 4 * IN_HAND
+_READ_FOR_ONE: Final = 16
+"""Files that a look reads for each one that it may take: to find the fences among them."""
+_LOOK_S: Final = 0.2
+"""Seconds after which a look takes in no more."""
 
 
 class Incoming(NamedTuple):
@@ -65,7 +74,9 @@ class Look(NamedTuple):
     more: bool = False
     """There is more to take than was asked for."""
     young: bool = False
-    """Some file is not finished yet; look again soon."""
+    """Some file is not finished yet, or had to be left for now; look again soon."""
+    seconds: float = 0.0
+    """How long the look took."""
 
 
 class Outgoing(NamedTuple):
@@ -75,6 +86,10 @@ class Outgoing(NamedTuple):
     response: Response | None = None
     reject: str = ""
     """Why the file is to be moved to `rejected/`; empty: it is to be removed."""
+
+
+def _fences(request: Request) -> bool:
+    return request.action.fences
 
 
 class Desk:
@@ -96,6 +111,8 @@ class Desk:
         self._requests: RequestDirectory | None = None
         self._responses: ResponseDirectory | None = None
         self._lock: Lock | None = None
+        self._turns = Turns()
+        self._unfenced: Unfenced | None = None
         self._beaten = float("-inf")
         self.opened = 0
         """Counts how often the request directory was opened."""
@@ -111,6 +128,7 @@ class Desk:
         if self._responses is None:
             try:
                 self._responses = ResponseDirectory(self._response_dir)
+                self._unfenced = Unfenced(self._responses, self._wall)
                 self._responses.sweep(self._wall() - _DRAFT_AGE_S)
             except SpoolError as error:
                 troubles[self._response_dir] = error.reason
@@ -170,12 +188,16 @@ class Desk:
         self._unlock()
 
     def _lose_responses(self) -> None:
+        self._unfenced = None
         if self._responses is not None:
             self._responses.close()
             self._responses = None
 
-    def look(self, handled: Collection[str], most: int) -> Look:
-        """Take in what is new: at most `most` files, none that is in `handled`."""
+    def look(self, handled: Collection[str], most: int, wanted: Callable[[Request], bool] = _fences) -> Look:
+        """Take in what is new: at most `most` files, none that is in `handled`.
+
+        `wanted` tells which requests, if they are not too old, are taken in however much is in hand already.
+        """
         try:
             troubles = self.open()
         except BusyError as error:
@@ -183,19 +205,33 @@ class Desk:
         requests, responses = self._requests, self._responses
         if requests is None or responses is None:
             return Look(troubles=troubles)
+        now = self._monotonic()
         try:
-            listing = requests.scan(self._monotonic())
+            listing = requests.scan(now)
         except DirectoryLost as error:
             self._lose_requests()
             return Look(troubles={self._request_dir: error.reason}, more=True)
         except SpoolError as error:
             return Look(troubles={self._request_dir: error.reason})
-        seen = _Seen(requests, responses, self._judge)
-        for name in listing.pending:
-            if name in handled:
-                continue
-            if seen.count >= most:
-                seen.more = True
+        seen = _Seen(requests, responses, self._judge, wanted, self._turns)
+        waiting = [name for name in listing.pending if name not in handled]
+        free = IN_HAND - len(handled)
+        seen.room = min(most, free)
+        left = seen.room if free >= most // 2 else 0
+        order = self._turns.order(waiting, lambda name: requests.seen_for(name, now), left)
+        self._take(seen, itertools.islice(order, _READ_FOR_ONE * most), min(most, _FENCES_IN_HAND - len(handled)))
+        seen.more |= self._turns.unread > 0 or (self._turns.any_left and free - seen.count >= most // 2)
+        self._beat(requests, seen.troubles)
+        if listing.ignored:
+            shown = ", ".join(listing.ignored[:3])
+            seen.troubles["names"] = f"{len(listing.ignored)} entries are no requests and stay: {shown}"
+        return seen.result()._replace(seconds=self._monotonic() - now)
+
+    def _take(self, seen: _Seen, order: Iterable[str], most: int) -> None:
+        """Read one file after another, as far as there is time, and take in at most `most`."""
+        until = self._monotonic() + _LOOK_S
+        for name in order:
+            if seen.count >= most or self._monotonic() > until:
                 break
             try:
                 seen.take(name, self._wall(), self._monotonic())
@@ -203,12 +239,8 @@ class Desk:
                 self._lose_responses()
                 seen.troubles[self._response_dir] = error.reason
                 seen.more = True
-                break
-        self._beat(requests, seen.troubles)
-        if listing.ignored:
-            shown = ", ".join(listing.ignored[:3])
-            seen.troubles["names"] = f"{len(listing.ignored)} entries are no requests and stay: {shown}"
-        return seen.result()
+                return
+        seen.young |= self._turns.any_left
 
     def _judge(self, request: Request, seen_for: float) -> Incoming:
         read_at = self._monotonic()
@@ -250,6 +282,8 @@ class Desk:
             raise ReadFailed("a directory was lost")
         if item.response is not None:
             try:
+                if self._unfenced is not None:
+                    self._unfenced.note(item.name, item.response)
                 responses.publish(item.name, item.response)
             except DirectoryLost:
                 self._lose_responses()
@@ -276,37 +310,41 @@ class Desk:
             raise OSError(0, f"{self._response_dir} is not there")
         audit.append(audit.FALLBACK, lines, self._responses.directory.fd)
 
+    def archive_fences(self, of: Callable[[str], bool]) -> list[str]:
+        """Archive what says that a node is fenced, see `ResponseDirectory.archive_fences`. Raises SpoolError."""
+        if self._responses is None:
+            raise ReadFailed(f"{quoted(self._response_dir)} is not there")
+        return self._responses.archive_fences(of)
+
+    def fences(self, of: Callable[[str], bool]) -> list[str]:
+        """Return the responses that say so of a node, see `ResponseDirectory.fences`. Raises SpoolError."""
+        if self._responses is None:
+            raise ReadFailed(f"{quoted(self._response_dir)} is not there")
+        return self._responses.fences(of)
+
     def archive_unfenced(self) -> int:
         """Archive successful responses to an `on` that stood long enough; return how many still stand."""
-        if self._responses is None:
-            return 0
-        waiting = 0
-        for name in os.listdir(self._responses.directory.fd):
-            if not name.endswith(names.SUFFIX) or not names.is_safe(name):
-                continue
-            try:
-                found = os.stat(name, dir_fd=self._responses.directory.fd, follow_symlinks=False)
-                answer = self._responses.read(name)
-                if answer.action_performed != Action.ON.value or not answer.success:
-                    continue
-                if 0 <= self._wall() - found.st_mtime < UNFENCED_FOR_S:
-                    waiting += 1
-                else:
-                    self._responses.archive(name)
-            except (OSError, SpoolError):
-                continue
-        return waiting
+        return 0 if self._unfenced is None else self._unfenced.archive()
 
 
 class _Seen:
     """What a look has come across so far."""
 
     def __init__(
-        self, requests: RequestDirectory, responses: ResponseDirectory, judged: Callable[[Request, float], Incoming]
+        self,
+        requests: RequestDirectory,
+        responses: ResponseDirectory,
+        judged: Callable[[Request, float], Incoming],
+        wanted: Callable[[Request], bool],
+        turns: Turns,
     ) -> None:
         self._requests = requests
         self._responses = responses
         self._judged = judged
+        self._wanted = wanted
+        self._turns = turns
+        self.room = 0
+        """How many more may be taken in that are no wanted requests."""
         self.incoming: list[Incoming] = []
         self.bad: list[Bad] = []
         self.repeats: list[str] = []
@@ -320,24 +358,39 @@ class _Seen:
 
     def take(self, name: str, wall: float, monotonic: float) -> None:
         """Sort one file in. Raises DirectoryLost for the responses."""
+        self._turns.read(name)
         try:
             if self._responses.exists(name) or self._responses.archived(name):
-                self.repeats.append(name)
+                self._add(self.repeats, name, name)
                 return
             request = self._requests.read(name, wall, monotonic)
-            self.incoming.append(self._judged(request, self._requests.seen_for(name, monotonic)))
+            item = self._judged(request, self._requests.seen_for(name, monotonic))
+            if not item.age.expired and self._wanted(request):
+                self.incoming.append(item)
+            else:
+                self._add(self.incoming, item, name)
         except Gone:
             pass  # withdrawn
         except Unsettled:
+            self._turns.unfinished(name)
             self.young = True
         except InvalidRequest as error:
-            self.bad.append(Bad(name, error.reason, error.known))
+            self._add(self.bad, Bad(name, error.reason, error.known), name)
         except (Refused, Malformed, Invalid) as error:
-            self.bad.append(Bad(name, error.reason, Known()))
+            self._add(self.bad, Bad(name, error.reason, Known()), name)
         except DirectoryLost:
             raise
         except SpoolError as error:
+            self._turns.unfinished(name)
             self.troubles[name] = error.reason
+
+    def _add(self, taken: list[T], item: T, name: str) -> None:
+        """Take something in if there is room for it."""
+        if self.room > 0:
+            self.room -= 1
+            taken.append(item)
+        else:
+            self._turns.left(name)
 
     def result(self) -> Look:
         return Look(

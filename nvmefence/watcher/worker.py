@@ -111,8 +111,11 @@ class Workers:
     audit: Worker
     log: Worker
     discovery: Worker
+    record: Worker
+    vigil: Worker
 
     @classmethod
     def threads(cls) -> Workers:
         """Return one thread for each."""
-        return cls(*(Thread(f"nvmefence-{name}") for name in ("spool", "audit", "log", "discovery")))
+        names = ("spool", "audit", "log", "discovery", "record", "vigil")
+        return cls(*(Thread(f"nvmefence-{name}") for name in names))
