@@ -32,7 +32,11 @@ class Exit(enum.IntEnum):
     BUSY = 10
     """`watch`: another watcher serves the request directory. Nothing was done."""
     BAD_FILE = 11
-    """`explain`, `history`: the file cannot be read or is not what it should be."""
+    """`explain`, `history`, `restore`, `unfence`: the file cannot be read or is not what it should be."""
+    NOT_RESTORED = 12
+    """`restore`: not everything on record could be given back; what could not is named, and stays on record."""
+    UNDER_WAY = 13
+    """`restore`, `unfence`: the host is being fenced, or restored. Nothing was done."""
     INTERNAL = 70
     """A defect in nvmefence. A fence that ended so is not confirmed."""
     INTERRUPTED = 130
@@ -72,6 +76,12 @@ class BusyError(NvmefenceError):
     """Somebody else is doing this already."""
 
     exit_code = Exit.BUSY
+
+
+class UnderWayError(NvmefenceError):
+    """The host is being fenced or restored by somebody else, or nobody can say that it is not."""
+
+    exit_code = Exit.UNDER_WAY
 
 
 class FileError(NvmefenceError):

@@ -22,7 +22,15 @@ SETTINGS_FILE: Final = "/etc/nvmefence/nvmefence.toml"
 HOSTS_FILE: Final = "/etc/nvmefence/hosts.toml"
 LOG_DIR: Final = "/var/log/gfs2-fencing"
 AUDIT_FILE: Final = "/var/lib/nvmefence/audit.jsonl"
+RECORDS_DIR: Final = "/var/lib/nvmefence/fenced"
+RUN_DIR: Final = "/run/nvmefence"
+HOOKS_DIR: Final = "/etc/nvmefence/hooks.d"
+COROSYNC_CONF: Final = "/etc/corosync/corosync.conf"
 BACKENDS: Final = ("auto", "io_uring", "ioctl")
+AFTER: Final = ("dlm", "stonith", "hooks")
+"""What can be done after a fence, in the order in which it is done."""
+MASS_FENCE_ACTIONS: Final = ("alarm", "hold")
+MAX_HOSTS: Final = 100_000
 _PREFIX: Final = "NVMEFENCE_"
 MAX_DEADLINE: Final = 3600.0
 
@@ -58,6 +66,33 @@ class Settings:
     """File that gets a line, durable before the response is visible, for everything that was answered."""
     max_request_age_s: float = 300.0
     """Seconds after which a request is answered "expired" and not executed."""
+    agents_may_restore: bool = False
+    """Whether an agent's `on` gives a host back what its fences took; else it changes nothing."""
+    records: str = RECORDS_DIR
+    """Directory of the records of what was taken from each host that is fenced."""
+    after: tuple[str, ...] = ()
+    """What is done after a fence that succeeded, of `AFTER`. Empty: nothing."""
+    after_timeout_s: float = 10.0
+    """Seconds for each program that is run after a fence."""
+    hooks_dir: str = HOOKS_DIR
+    """Directory of executables that are run after a fence, if `after` has "hooks"."""
+    corosync_conf: str = COROSYNC_CONF
+    """The cluster's configuration, which has the node's number for "dlm" and its name for "stonith"."""
+    mass_fence_hosts: int = 4
+    """Hosts whose fences may begin within `mass_fence_s` without an alarm. 0: any number."""
+    mass_fence_s: float = 60.0
+    """Seconds."""
+    mass_fence_action: str = "alarm"
+    """What the watcher does about more hosts: "alarm" says so, "hold" also lets a person decide."""
+    run_dir: str = RUN_DIR
+    """Directory, lost when the machine stops, where a person's word for more fences is left for the watcher, and
+    where a restore keeps out of the way of fences. On a tmpfs, lest a fence wait for a disk."""
+    vigil_s: float = 5.0
+    """Seconds between two looks of the watcher whether fenced hosts are attached or online again. 0: none."""
+    enforce: bool = False
+    """Whether the watcher cuts a fenced host again that is back."""
+    metrics: str = ""
+    """File for figures about fenced hosts, as node_exporter's textfile collector reads it. Empty: none."""
 
 
 def _number(value: Any) -> float:
@@ -70,6 +105,13 @@ def _number(value: Any) -> float:
     if not math.isfinite(number) or not 0 < number <= MAX_DEADLINE:
         raise ValueError(f"must be more than 0 and at most {MAX_DEADLINE:g} seconds, is {value!r}")
     return number
+
+
+def _number_or_none(value: Any) -> float:
+    try:
+        return 0.0 if not isinstance(value, bool) and float(value) == 0 else _number(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be a number of seconds, at most {MAX_DEADLINE:g}, or 0, is {value!r}") from None
 
 
 def _backend(value: Any) -> str:
@@ -88,6 +130,10 @@ def _directory(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value or not os.path.isabs(value):
         raise ValueError(f"must be an absolute path, is {value!r}")
     return os.path.normpath(value)
+
+
+def _file_or_none(value: Any) -> str:
+    return "" if value == "" else _directory(value)
 
 
 def _quiesce(value: Any) -> quiesce.Quiesce:
@@ -113,6 +159,32 @@ def _truth(value: Any) -> bool:
     return found
 
 
+def _after(value: Any) -> tuple[str, ...]:
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"must be some of {', '.join(AFTER)}, or none, is {value!r}")
+    for word in words:
+        if word not in AFTER and words != ["none"]:
+            raise ValueError(
+                f"must be some of {', '.join(AFTER)}, or none, has {word!r}{nearest(word, list(AFTER))}"
+            )
+    return tuple(word for word in AFTER if word in words)
+
+
+def _host_count(value: Any) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_HOSTS:
+        raise ValueError(f"must be a number of hosts, 0 for any, is {value!r}")
+    return value
+
+
+def _mass_fence_action(value: Any) -> str:
+    if value not in MASS_FENCE_ACTIONS:
+        raise ValueError(f"must be one of {', '.join(MASS_FENCE_ACTIONS)}, is {value!r}")
+    return str(value)
+
+
 _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "hosts": _text,
     "deadline": _number,
@@ -126,6 +198,19 @@ _PARSERS: Final[dict[str, Callable[[Any], Any]]] = {
     "log_dir": _directory,
     "audit": _directory,
     "max_request_age_s": _number,
+    "agents_may_restore": _truth,
+    "records": _directory,
+    "after": _after,
+    "after_timeout_s": _number,
+    "hooks_dir": _directory,
+    "corosync_conf": _directory,
+    "mass_fence_hosts": _host_count,
+    "mass_fence_s": _number,
+    "mass_fence_action": _mass_fence_action,
+    "run_dir": _directory,
+    "vigil_s": _number_or_none,
+    "enforce": _truth,
+    "metrics": _file_or_none,
 }
 _SHARED_VARIABLES: Final = {
     "request_dir": "NNF_FENCE_REQUEST_DIR",
@@ -136,7 +221,10 @@ _SHARED_VARIABLES: Final = {
 KEYS: Final = tuple(field.name for field in fields(Settings))
 FILE_KEYS: Final = ("quiesce_models",)
 """What can be given in the settings file only."""
-SPOOL_KEYS: Final = ("request_dir", "response_dir", "log_dir", "audit", "max_request_age_s")
+SPOOL_KEYS: Final = (
+    "request_dir", "response_dir", "log_dir", "audit", "max_request_age_s",
+    "mass_fence_s", "mass_fence_action", "agents_may_restore", "vigil_s", "enforce", "metrics",
+)  # fmt: skip
 """What only the watcher, and who reads its traces, needs."""
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from nvmefence.errors import AccessError
 from nvmefence.inventory import drives
 from nvmefence.inventory.drives import Drive, LocalController
+from nvmefence.inventory.uevents import Uevents
 from nvmefence.nvme.transport import Transport
 from nvmefence.settings import Settings
 
@@ -22,8 +23,10 @@ class Site:
 
     transport: Transport
     discover: Callable[[], Sequence[Drive]]
-    """Finds the drives anew at each call."""
+    """Finds the drives anew at each call; threads may call it side by side."""
     simulated: bool
+    events: Uevents | None = None
+    """What the kernel tells of drives; None where nobody tells anything."""
 
 
 def open_site(settings: Settings) -> Site:
@@ -46,7 +49,7 @@ def open_site(settings: Settings) -> Site:
         raise AccessError(f"backend {error}", "choose another with --backend auto") from None
     except OSError as error:
         raise AccessError(f"the submission queue cannot be opened: {error.strerror}") from None
-    return Site(queue, drives.Discovery(), simulated=False)
+    return Site(queue, drives.Discovery(), simulated=False, events=Uevents())
 
 
 def _simulated(path: str) -> Site:

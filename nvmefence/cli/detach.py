@@ -6,17 +6,15 @@ import argparse
 import asyncio
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from nvmefence.cli import after
 from nvmefence.cli.text import Cell, Screen
+from nvmefence.direct import Direct
 from nvmefence.errors import Exit
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
-from nvmefence.fencing.fence import Options, fence
-from nvmefence.fencing.survey import Survey, plan, survey
-from nvmefence.inventory.hostfile import load
-from nvmefence.inventory.hostmap import Host, HostMap
+from nvmefence.fencing.survey import Survey, plan
 from nvmefence.settings import Settings, check_deadline
-from nvmefence.site import Site, open_site
 
 _TICK = 0.2
 _COLOURS = {
@@ -31,24 +29,31 @@ _COLOURS = {
 def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
     """Fence the hosts named on the command line and print the evidence."""
     check_deadline(settings)
-    hostmap = load(settings.hosts)
-    hosts = list({host.name: host for host in map(hostmap.find, arguments.host)}.values())
-    site = open_site(settings)
-    try:
+    helper, no_helper = (None, "") if arguments.dry_run else after.begin(settings)
+    with Direct(settings, arguments.host) as direct:
         if arguments.dry_run:
-            return _dry_run(
-                asyncio.run(_survey(site, hostmap, hosts, settings, screen)), hosts, arguments.json, screen
-            )
-        report = asyncio.run(_fence(site, hostmap, hosts, settings, screen))
-    finally:
-        site.transport.close()
+            return _dry_run(asyncio.run(_survey(direct, screen)), direct.names, arguments.json, screen)
+        _tell_mass_fence(direct.names, settings.mass_fence_hosts, screen)
+        report = asyncio.run(_fence(direct, screen))
     code = exit_code(report)
     if arguments.json:
-        results = [report.to_json(host) for host in report.hosts]
+        missing = direct.unrecorded
+        results = [{**report.to_json(host), "not_on_record": missing.get(host, "")} for host in report.hosts]
         screen.raw(json.dumps({"simulated": report.simulated, "exit": int(code), "hosts": results}, indent=2))
     else:
         _print(report, screen)
+        _tell_record(report, direct.unrecorded, screen)
+    if no_helper:
+        screen.note(f"nothing is done after the fence: {no_helper}")
+    if helper is not None:
+        after.follow(helper, report, direct.hosts, screen)
     return code
+
+
+def _tell_mass_fence(hosts: Sequence[str], limit: int, screen: Screen) -> None:
+    """Say that there are many. A person asked for them by name, so that they are not held."""
+    if limit and len(hosts) > limit:
+        screen.note(f"mass fence: {len(hosts)} hosts, more than mass_fence_hosts = {limit}: {', '.join(hosts)}")
 
 
 def exit_code(report: FenceReport) -> Exit:
@@ -63,20 +68,11 @@ def exit_code(report: FenceReport) -> Exit:
     return Exit.DRIVES_MISSING
 
 
-async def _fence(
-    site: Site, hostmap: HostMap, hosts: Sequence[Host], settings: Settings, screen: Screen
-) -> FenceReport:
-    board = _Board(screen, [host.name for host in hosts])
+async def _fence(direct: Direct, screen: Screen) -> FenceReport:
+    board = _Board(screen, direct.names)
     ticker = asyncio.create_task(board.tick()) if screen.live else None
     try:
-        return await fence(
-            site.transport,
-            hostmap,
-            site.discover(),
-            hosts,
-            Options(settings.deadline, settings.quiesce, settings.escalate),
-            board.heard,
-        )
+        return await direct.fence(board.heard)
     finally:
         if ticker is not None:
             ticker.cancel()
@@ -164,6 +160,16 @@ def _explain_quiesce(report: FenceReport, host: str, screen: Screen) -> None:
             )
 
 
+def _tell_record(report: FenceReport, unrecorded: Mapping[str, str], screen: Screen) -> None:
+    """Say how what was taken can be given back, or that nothing knows what it was but this output."""
+    for host in report.hosts:
+        if host in unrecorded:
+            screen.line(f"{host}: what was taken is NOT on record: {unrecorded[host]}", "yellow")
+            screen.line("Keep this output: a restore will not know what to give back.", "yellow")
+        elif any(drive.detached(host) for drive in report.drives):
+            screen.line(f"What was taken is on record. Give it back: nvmefence restore --host {shlex.quote(host)}")
+
+
 def _what_next(report: FenceReport, host: str, screen: Screen) -> None:
     screen.line(f"{host} may still be able to write. What to do:", "bold")
     advice = [f"{drive.serial}: {drive.advice}" for drive in report.drives if drive.reason(host) and drive.advice]
@@ -180,18 +186,15 @@ def _what_next(report: FenceReport, host: str, screen: Screen) -> None:
     )
 
 
-async def _survey(
-    site: Site, hostmap: HostMap, hosts: Sequence[Host], settings: Settings, screen: Screen
-) -> Survey:
+async def _survey(direct: Direct, screen: Screen) -> Survey:
     screen.progress("reading the drives")
     try:
-        return await survey(site.transport, hostmap, site.discover(), hosts, settings.deadline)
+        return await direct.survey(direct.settings.deadline)
     finally:
         screen.clear()
 
 
-def _dry_run(result: Survey, hosts: Sequence[Host], as_json: bool, screen: Screen) -> int:
-    names = [host.name for host in hosts]
+def _dry_run(result: Survey, names: Sequence[str], as_json: bool, screen: Screen) -> int:
     planned = plan(result, names)
     refused = any(h.reason and not d.problem for d in result.drives for h in d.hosts.values())
     code = Exit.OK

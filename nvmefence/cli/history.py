@@ -18,12 +18,17 @@ from nvmefence.watcher.past import Entry, History
 _COLOURS: Final = {
     "fenced": "green",
     "unchanged": "blue",
+    "restored": "blue",
     "not-fenced": "red",
+    "returned": "red",
+    "returned-no-longer": "blue",
+    "enforced": "green",
+    "not-enforced": "red",
     past.INTERRUPTED: "red",
     past.UNDER_WAY: "yellow",
 }
 _OTHERWISE: Final = "yellow"
-_GOOD: Final = ("fenced", "unchanged")
+_GOOD: Final = ("fenced", "unchanged", "restored", "enforced")
 _NUMBERS: Final = 8
 """Line numbers that are named of one file."""
 

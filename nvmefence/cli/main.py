@@ -11,7 +11,7 @@ from nvmefence import __version__, streams
 from nvmefence.cli import front, when
 from nvmefence.cli.text import Screen
 from nvmefence.errors import Exit, NvmefenceError
-from nvmefence.settings import BACKENDS, Settings, load, option
+from nvmefence.settings import AFTER, BACKENDS, Settings, load, option
 
 _EXIT_CODES = """exit codes:
   0    done; a fence: confirmed by a read-back on every expected drive
@@ -26,13 +26,16 @@ _EXIT_CODES = """exit codes:
   8    status, hosts discover, dry run: some drive could not be read
   9    check: a fence would fail
   10   watch: another watcher serves the request directory; nothing was done
-  11   explain, history: the file cannot be read or is not what it should be
+  11   explain, history, restore, unfence: the file cannot be read or is not what
+       it should be
+  12   restore: not everything on record could be given back; what is left is named
+  13   restore, unfence: the host is being fenced or restored; nothing was done
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""
 
-_SPOOL_COMMANDS = ("watch", "history", "explain")
+_SPOOL_COMMANDS = ("watch", "history", "explain", "allow-mass-fence", "restore", "unfence")
 """Those for which the variables of the directories count."""
-_FRONTLESS = ("version", "watch", "history", "explain")
+_FRONTLESS = ("version", "watch", "history", "explain", "allow-mass-fence", "unfence")
 """Those that no drive can hold up; and a front process would only hide the daemon from its service manager."""
 Command = Callable[[argparse.Namespace, Settings, Screen], int]
 
@@ -75,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     detach = add("detach", "cut a host off every expected drive, and read back that it is cut")
     detach.add_argument("--host", metavar="NAME", action="append", required=True, help="may be given several times")
     detach.add_argument("--dry-run", action="store_true", help="print the commands that would be sent; send none")
+    _add_after(detach)
+    _add_places(detach, "records", "run_dir")
+    restore = add("restore", "give a host back what fences took from it, as far as it still is what it was")
+    unfence = add("unfence", "let a host count as fenced no longer; no drive is touched")
+    for parser_of in (restore, unfence):
+        parser_of.add_argument("--host", metavar="NAME", required=True)
+        parser_of.add_argument("--dry-run", action="store_true", help="print what would be done; do nothing")
+        _add_places(parser_of, "records", "run_dir", "response_dir")
     status = add("status", "show which host is attached to which drive")
     status.add_argument(
         "--host", metavar="NAME", action="append", help="this host only; may be given several times"
@@ -86,10 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
     watch = add("watch", "serve request files with fences and response files, until SIGTERM")
     _add_spool(watch)
+    _add_places(watch, "records")
+    watch.add_argument(
+        option("agents_may_restore"), action="store_true", default=None,
+        help="an agent's on gives a host back what fences took from it",
+    )  # fmt: skip
+    _add_after(watch)
+    _add_guard(watch)
+    _add_vigil(watch)
     watch.add_argument(
         "--no-lock-memory", dest="lock_memory", action="store_false", help="do not keep the process in memory"
     )
     _add_readers(commands)
+    _add_allow(commands)
     version = commands.add_parser("version", help="show versions and what this machine offers")
     version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
@@ -108,6 +128,78 @@ def _add_spool(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         option("max_request_age_s"), metavar="SECONDS", help="older requests are not executed (default 300)"
     )
+
+
+def _add_places(parser: argparse.ArgumentParser, *keys: str) -> None:
+    """Add settings of directories that have to do with what was taken from a host."""
+    group = parser.add_argument_group("what was taken")
+    meanings = {
+        "records": "what was taken from whom",
+        "run_dir": "where fences and restores keep apart",
+        "response_dir": "responses of the watcher",
+    }
+    for key in keys:
+        shown = f"{meanings[key]} (default {getattr(Settings(), key)})"
+        group.add_argument(option(key), metavar="PATH", help=shown)
+
+
+def _add_after(parser: argparse.ArgumentParser) -> None:
+    """Add the settings that concern what follows a fence."""
+    group = parser.add_argument_group("after a fence")
+    defaults = Settings()
+    group.add_argument(option("after"), metavar="LIST", help=f"some of {','.join(AFTER)}, or none (default none)")
+    for key, metavar, meaning in (
+        ("after_timeout_s", "SECONDS", "for each program"),
+        ("hooks_dir", "PATH", "executables for hooks"),
+        ("corosync_conf", "PATH", "the cluster's nodes, for dlm and stonith"),
+        ("mass_fence_hosts", "N", "hosts that may be fenced without an alarm, 0: any number"),
+    ):
+        shown = getattr(defaults, key)
+        shown = f"{shown:g}" if isinstance(shown, float) else shown
+        group.add_argument(option(key), metavar=metavar, help=f"{meaning} (default {shown})")
+
+
+def _add_guard(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of the mass-fence guard that only the watcher needs."""
+    group = parser.add_argument_group("mass-fence guard")
+    group.add_argument(option("mass_fence_s"), metavar="SECONDS", help="within which they count (default 60)")
+    group.add_argument(
+        option("mass_fence_action"), metavar="NAME", help="alarm, or hold: a person must allow more (default alarm)"
+    )
+    group.add_argument(option("run_dir"), metavar="PATH", help=f"where that is left (default {Settings().run_dir})")
+
+
+def _add_vigil(parser: argparse.ArgumentParser) -> None:
+    """Add the settings of the look-out for fenced hosts that are back."""
+    group = parser.add_argument_group("staying fenced")
+    meaning = "between two looks whether fenced hosts are back, 0: none (default 5)"
+    group.add_argument(option("vigil_s"), metavar="SECONDS", help=meaning)
+    group.add_argument(
+        option("enforce"), action="store_true", default=None, help="cut a fenced host again that is back"
+    )
+    group.add_argument(option("metrics"), metavar="FILE", help="figures for node_exporter (default none)")
+
+
+def _add_allow(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command by which a person lets held fences through."""
+    text = "let any number of hosts be fenced for a while, those first whose fence the watcher holds"
+    allow = commands.add_parser(
+        "allow-mass-fence", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    allow.add_argument(
+        "--for",
+        dest="for_s",
+        metavar="SECONDS",
+        type=when.permitted,
+        default=600.0,
+        help="default 600, at most 3600",
+    )
+    allow.add_argument("--withdraw", action="store_true", help="take it back")
+    group = allow.add_argument_group("settings")
+    group.add_argument(option("run_dir"), metavar="PATH", help=f"the watcher's (default {Settings().run_dir})")
+    group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
+    allow.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -149,6 +241,10 @@ def _command(arguments: argparse.Namespace) -> Command:
     name = arguments.command
     if name == "detach":
         from nvmefence.cli.detach import detach as run
+    elif name == "restore":
+        from nvmefence.cli.restore import restore as run
+    elif name == "unfence":
+        from nvmefence.cli.restore import unfence as run
     elif name == "status":
         from nvmefence.cli.status import status as run
     elif name == "check":
@@ -158,7 +254,11 @@ def _command(arguments: argparse.Namespace) -> Command:
 
         run = discover if arguments.subcommand == "discover" else show
     elif name == "watch":
+        # asyncio imports it where it is there: 5 MB to be locked into memory, for connections that nobody makes.
+        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
         from nvmefence.cli.watch import watch as run
+    elif name == "allow-mass-fence":
+        from nvmefence.cli.allow import allow as run
     elif name == "history":
         from nvmefence.cli.history import history as run
     elif name == "explain":

@@ -150,6 +150,10 @@ class Screen:
             self._say(_WIPE)
             self._live_text = ""
 
+    def drain(self) -> None:
+        """Wait, half a second at most, until all that was said is written: what waits is lost with the process."""
+        self._drained()
+
     def note(self, text: str) -> None:
         """Print a remark that stays, whether or not there is a terminal."""
         self.clear()

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 
+from nvmefence.cli import after
 from nvmefence.cli.text import Screen
 from nvmefence.errors import ConfigError, Exit
 from nvmefence.inventory.hostfile import load
@@ -22,7 +23,10 @@ def watch(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> 
     check_deadline(settings)
     _check_directories(settings)
     hostmap = load(settings.hosts)
+    helper, no_helper = after.begin(settings)
     site = open_site(settings)
+    # Before there is a thread, of whose stack all 8 MB would be brought in.
+    unlocked = _lock_memory() if arguments.lock_memory else ""
     stream = screen.out if arguments.json else screen.err
     stream.flush()
     writer = LineWriter(stream.fileno(), tell_lost=not arguments.json)
@@ -31,15 +35,16 @@ def watch(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> 
         said.warning(
             f"SIMULATED drives of {settings.simulate}: no host loses anything by what this watcher answers"
         )
-    if arguments.lock_memory:
-        try:
-            kernel.lock_memory()
-        except OSError as error:
-            said.warning(f"memory is not locked ({error.strerror}): a fence may wait for a disk")
+    if no_helper:
+        said.error(f"nothing will be done after a fence: {no_helper}")
+    if unlocked:
+        said.warning(f"memory is not locked ({unlocked}): a fence may wait for a disk")
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        watcher = service.Watcher(settings, site, hostmap, Workers.threads(), said, systemd.Notifier())
+        watcher = service.Watcher(
+            settings, site, hostmap, Workers.threads(), said, systemd.Notifier(), helper=helper
+        )
         reloads: set[asyncio.Task[None]] = set()
 
         def reload() -> None:
@@ -58,6 +63,15 @@ def watch(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> 
         site.transport.close()
         writer.close()
     return Exit.OK
+
+
+def _lock_memory() -> str:
+    """Return why that was not possible, else an empty string."""
+    try:
+        kernel.lock_memory()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _check_directories(settings: Settings) -> None:

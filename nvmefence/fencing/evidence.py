@@ -148,6 +148,13 @@ class DriveEvidence:
     sent: list[Sent] = field(default_factory=list)
     identities: dict[int, Identity] = field(default_factory=dict)
     """The namespaces that were detached, by NSID, as they identified themselves at the cut."""
+    unidentified: dict[int, set[int]] = field(default_factory=dict)
+    """By NSID: controllers that were cut when the namespace had not identified itself. What it says later may be
+    another namespace's word."""
+    cutting: Attachments = field(default_factory=dict)
+    """What the cut in hand, which has not been answered yet, names."""
+    held: dict[str, str] = field(default_factory=dict)
+    """Who may be giving storage back, by host: while that is so nothing is confirmed."""
     remaining: Attachments | None = None
     """What the last complete read after the last cut showed attached; None: there was no such read."""
     problem: str = ""
@@ -168,7 +175,8 @@ class DriveEvidence:
     passes: int = 0
     """Complete or incomplete reads of the attachments."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Time by phase: open, look, read, offline, cut, read-back, quiesce, online, total."""
+    """Time by phase: open, look, read, offline, cut, read-back, quiesce, online, restore (waiting for a restore to
+    end), total."""
 
     def outcome(self, host: str) -> Outcome:
         """Judge one host on this drive. Everything that is not known to be cut is not confirmed."""
@@ -213,7 +221,7 @@ class DriveEvidence:
             offline = self.offline(host)
             told = f"; controller {', '.join(map(str, offline))} was left offline" if offline else ""
             return f"still attached to namespace {', '.join(nsids)}{why}{told}"
-        return self.problem or "not confirmed before the deadline"
+        return self.held.get(host) or self.problem or "not confirmed before the deadline"
 
     def to_json(self, host: str = "") -> dict[str, Any]:
         """Return plain data with a fixed set of keys; `hosts` is about one host only if one is given."""

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import datetime
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Identity, Sent
-from nvmefence.fencing.quiesce import DEFAULT, Choice, Method, Quiesce
+from nvmefence.fencing.options import Options
+from nvmefence.fencing.quiesce import Choice, Method
 from nvmefence.fencing.secondaries import SecondaryControl
 from nvmefence.fencing.session import Attached, DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
@@ -20,30 +20,19 @@ from nvmefence.nvme import commands, status
 from nvmefence.nvme.structures import MalformedData, identify_namespace
 from nvmefence.nvme.transport import NO_ANSWER, Command, Completion, Transport
 
+__all__ = ["Options", "Progress", "detach_commands", "fence"]
+
 _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
 """Seconds before the next round of cut and read-back; the last one repeats until the deadline."""
 _GIVE_UP: Final = 2
 """Rounds after which a drive that answers every attempt with a final error is left."""
 
+_POLL: Final = 0.05
+"""Seconds between two looks whether a restore has ended."""
+
 T = TypeVar("T")
 Progress = Callable[[DriveEvidence, str], None]
 """Called with a drive and what is being done with it now; "done" last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to fence."""
-
-    deadline: float = 30.0
-    """Seconds for everything; what is not confirmed then is not confirmed."""
-    quiesce: Quiesce = DEFAULT
-    escalate: bool = False
-    """Where a detach fails, take the host's secondary controllers offline there. That confirms nothing."""
-
-    @property
-    def may_take_offline(self) -> bool:
-        """Whether the drives' secondary controllers must be known."""
-        return self.escalate or self.quiesce.method is not Method.WAIT
 
 
 async def fence(
@@ -64,6 +53,9 @@ async def fence(
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     start = loop.time()
     selection = hostmap.select(found)
+    if options.guard is not None:
+        for host in hosts:
+            options.guard.enter(host.name)
     workers = [
         _DriveFence(DriveSession(transport, drive, hostmap, start + options.deadline), hosts, options, progress)
         for drive in selection.drives
@@ -108,7 +100,7 @@ class _DriveFence:
         self._start = self._phase_start = self._loop.time()
         self._phase = ""
         self.choice = Choice(Method.WAIT, options.quiesce.seconds)
-        self.secondary = SecondaryControl(session, self.evidence, self._start)
+        self.secondary = SecondaryControl(session, self.evidence, self._start, options.resources)
 
     async def run(self) -> None:
         """Fence; whatever goes wrong is written into the evidence."""
@@ -152,7 +144,7 @@ class _DriveFence:
             return
         self._choose(self.secondary.obstacle(self.controllers))
         self._enter("read")
-        attached = await self._read(fresh=False)
+        attached = await self._read(fresh=self._is_held())
         self.evidence.found = attached.of(self.controllers)
         try:
             if self.choice.takes_offline:
@@ -202,8 +194,19 @@ class _DriveFence:
                 self.evidence.targets[host.name] = tuple(sorted(ids))
         self.controllers = frozenset(i for ids in self.evidence.targets.values() for i in ids)
 
+    def _is_held(self) -> bool:
+        """Whether some host may be given storage back now: the evidence says by whom."""
+        guard = self.options.guard
+        asked = {} if guard is None else {host: guard.enter(host) for host in self.evidence.targets}
+        self.evidence.held = {host: why for host, why in asked.items() if why}
+        return bool(self.evidence.held)
+
     async def _read(self, *, fresh: bool = True) -> Attached:
-        """Read all attachments; `remaining` is what this read showed, or None while it is not complete."""
+        """Read all attachments; `remaining` is what this read showed, or None while it is not complete.
+
+        Of a host that may be given storage back when it begins, such a read proves nothing.
+        """
+        self._is_held()
         self.evidence.remaining = None
         self.evidence.passes += 1
         secondaries = bool(self.evidence.secondaries)
@@ -225,10 +228,11 @@ class _DriveFence:
         now = self._loop.time()
         left = {cntlid for ids in (self.evidence.remaining or {}).values() for cntlid in ids}
         for host, ids in self.evidence.targets.items():
-            if not left.isdisjoint(ids):
+            if not left.isdisjoint(ids) or host in self.evidence.held:
                 self.clean_since.pop(host, None)
                 self.evidence.quiesced.discard(host)
-                self.secondary.forget(ids)
+                if not left.isdisjoint(ids):
+                    self.secondary.forget(ids)
                 continue
             since = self.clean_since.setdefault(host, now)
             if host not in self.evidence.quiesced and self._is_quiet(ids, now - since):
@@ -259,13 +263,25 @@ class _DriveFence:
             return await self._wait_and_read(self._time_to_quiet())
         if restless:
             return await self._drain_late(restless, attempt)
-        due = self._to_bring_back(list(self.evidence.targets))
-        if not due:
+        due = self._to_bring_back(sorted(self.evidence.quiesced))
+        if due:
+            self._enter("online")
+            await self.secondary.bring_back(due)
+        elif self.evidence.held:
+            await self._wait_for_restore()
+        else:
             return None
-        self._enter("online")
-        await self.secondary.bring_back(due)
         self._enter("read-back")
         return await self._read()
+
+    async def _wait_for_restore(self) -> None:
+        """Nothing else is left to do: wait until nobody gives a host storage back. Raises DriveProblem."""
+        self._enter("restore")
+        while self._is_held():
+            if self._loop.time() + _POLL >= self.session.until:
+                why = next(iter(self.evidence.held.values()))
+                raise DriveProblem(why, "run the command again when that has ended, or end its process")
+            await asyncio.sleep(_POLL)
 
     async def _drain_late(self, hosts: list[str], attempt: int) -> Attached:
         """Nothing is attached, and controllers are not known to be offline: see to that, or say why not."""
@@ -331,6 +347,7 @@ class _DriveFence:
                 loose = frozenset(cntlid for ids in remaining.values() for cntlid in ids) - self.secondary.due
                 if loose and self.choice.takes_offline:  # they were brought back, and are attached again
                     await self._go_offline(loose)
+                self.evidence.cutting = remaining
                 self._enter("cut")
                 await self._cut(remaining)
             self._enter("read-back")
@@ -411,11 +428,20 @@ class _DriveFence:
         for (_, nsid, ids), answer in zip(batch, answers, strict=True):
             self._record(nsid, ids, answer)
         for nsid, answer in zip(unknown, said, strict=True):
-            if not answer.status:
-                with contextlib.suppress(MalformedData):
-                    self.evidence.identities[nsid] = Identity.of(identify_namespace(answer.data))
+            self._identify(nsid, remaining[nsid], answer)
+        self.evidence.cutting = {}
         if any(answer.status == NO_ANSWER for answer in answers):
             raise DriveProblem(*self._no_answer())
+
+    def _identify(self, nsid: int, ids: tuple[int, ...], answer: Completion) -> None:
+        """Take in which namespace controllers were just cut from."""
+        doubtful = self.evidence.unidentified
+        if not answer.status:
+            with contextlib.suppress(MalformedData):
+                self.evidence.identities[nsid] = Identity.of(identify_namespace(answer.data))
+                doubtful.get(nsid, set()).difference_update(ids)
+                return
+        doubtful.setdefault(nsid, set()).update(ids)
 
     def _record(self, nsid: int, ids: tuple[int, ...], answer: Completion) -> None:
         self.evidence.sent.append(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from nvmefence.fencing.evidence import DriveEvidence, Managed, SecondaryEvidence
@@ -55,11 +55,18 @@ class SecondaryControl:
     Every method takes the host's controllers as they were resolved on this drive, and names no other.
     """
 
-    def __init__(self, session: DriveSession, evidence: DriveEvidence, start: float) -> None:
-        """`start` is the loop time at which the fence of the drive began."""
+    def __init__(
+        self,
+        session: DriveSession,
+        evidence: DriveEvidence,
+        start: float,
+        earlier: Mapping[tuple[str, str, int], tuple[int, int]],
+    ) -> None:
+        """`start`: loop time at which work on the drive began. `earlier`: as `fence.Options.resources`."""
         self._session = session
         self._evidence = evidence
         self._start = start
+        self._earlier = earlier
         self._loop = asyncio.get_running_loop()
         self._acknowledged: set[int] = set()
         self._now: dict[int, SecondaryController] = {}
@@ -175,6 +182,10 @@ class SecondaryControl:
     async def _resources(self, ids: Sequence[int]) -> dict[int, tuple[int, int]]:
         """Return queues and interrupts for each: what it had, else what others have, else an equal share."""
         entries = self._evidence.secondaries
+        for cntlid in ids:
+            had = self._earlier.get((self._evidence.nqn, self._evidence.serial, cntlid))
+            if had and not entries[cntlid].queues:
+                entries[cntlid].queues, entries[cntlid].interrupts = had
         if not all(entries[cntlid].queues for cntlid in ids):
             usual = usual_resources(self._now.values()) or await self._share()
             for cntlid in ids:

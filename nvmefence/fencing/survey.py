@@ -36,6 +36,9 @@ class HostOnDrive:
     controllers: tuple[int, ...] = ()
     attached: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Controllers of the host by NSID."""
+    online: tuple[int, ...] | None = None
+    """Which of its controllers the Secondary Controller List shows online; None: the list was not read, or none of
+    them is in it."""
     reason: str = ""
     """Why the state is unknown."""
     advice: str = ""
@@ -71,6 +74,7 @@ class DriveSurvey:
                     "state": host.state.value,
                     "controllers": list(host.controllers),
                     "attached": {str(nsid): list(ids) for nsid, ids in host.attached.items()},
+                    "online": None if host.online is None else list(host.online),
                     "reason": host.reason,
                     "advice": host.advice,
                 }
@@ -107,13 +111,18 @@ async def survey(
     hosts: Sequence[Host],
     deadline: float,
     progress: Callable[[DriveSurvey], None] = lambda _drive: None,
+    *,
+    secondaries: bool = False,
 ) -> Survey:
-    """Read every expected drive; sends nothing but Identify. `progress` hears of each drive when it is read."""
+    """Read every expected drive; sends nothing but Identify. `progress` hears of each drive when it is read.
+
+    With `secondaries`, the Secondary Controller List is read even if no host is named by it.
+    """
     until = asyncio.get_running_loop().time() + deadline
     selection = hostmap.select(found)
 
     async def one(drive: Drive) -> DriveSurvey:
-        result = await _survey_drive(DriveSession(transport, drive, hostmap, until), hosts)
+        result = await _survey_drive(DriveSession(transport, drive, hostmap, until), hosts, secondaries)
         progress(result)
         return result
 
@@ -121,7 +130,7 @@ async def survey(
     return Survey(drives, selection.missing, transport.backend)
 
 
-async def _survey_drive(session: DriveSession, hosts: Sequence[Host]) -> DriveSurvey:
+async def _survey_drive(session: DriveSession, hosts: Sequence[Host], secondaries: bool) -> DriveSurvey:
     drive = session.drive
     result = DriveSurvey(drive.serial, drive.nqn, drive.model)
     result.hosts = {host.name: HostOnDrive() for host in hosts}
@@ -129,7 +138,7 @@ async def _survey_drive(session: DriveSession, hosts: Sequence[Host]) -> DriveSu
         await session.open()
         if session.local is not None:
             result.device, result.own_controller = session.local.path, session.local.cntlid
-        await session.look()
+        await session.look(secondaries=secondaries)
         attached = await session.read_attached(fresh=False)
     except DriveProblem as problem:
         result.problem, result.advice = problem.reason, problem.advice
@@ -151,6 +160,7 @@ async def _survey_drive(session: DriveSession, hosts: Sequence[Host]) -> DriveSu
             continue
         entry.controllers = tuple(sorted(ids))
         entry.attached = attached.of(ids)
+        entry.online = _online(session, ids)
         if not attached.complete:
             entry.reason, entry.advice = result.problem, result.advice
         elif not entry.attached:
@@ -159,6 +169,12 @@ async def _survey_drive(session: DriveSession, hosts: Sequence[Host]) -> DriveSu
             all_of_them = len(entry.attached) == len(attached.nsids)
             entry.state = State.ATTACHED if all_of_them else State.PARTLY
     return result
+
+
+def _online(session: DriveSession, ids: frozenset[int]) -> tuple[int, ...] | None:
+    listed = session.view.secondaries if session.view is not None else None
+    mine = [entry for entry in listed or () if entry.cntlid in ids]
+    return tuple(sorted(entry.cntlid for entry in mine if entry.online)) if mine else None
 
 
 @dataclass(frozen=True, slots=True)

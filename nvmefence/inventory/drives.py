@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,7 +61,7 @@ def group(found: Iterable[tuple[str, str, str, str, LocalController]]) -> list[D
     return sorted(drives.values(), key=lambda drive: (drive.serial, drive.nqn))
 
 
-def _pyudev() -> Any:
+def pyudev() -> Any:
     """Import pyudev without the process that `ctypes.util.find_library` starts (ldconfig -p, then gcc).
 
     A host whose storage is failing may not be able to start one, and the two libraries have had these names
@@ -69,17 +70,22 @@ def _pyudev() -> Any:
     usual = ctypes.util.find_library
     ctypes.util.find_library = lambda name: _SONAMES.get(name) or usual(name)
     try:
-        import pyudev
+        import pyudev as module
     finally:
         ctypes.util.find_library = usual
-    return pyudev
+    return module
 
 
 class Discovery:
-    """Finds drives. What it needs is loaded when it is made, so that a call on the fence path loads nothing."""
+    """Finds drives. What it needs is loaded when it is made, so that a call on the fence path loads nothing.
+
+    Threads may call it side by side: each has a context of its own, as libudev wants it.
+    """
 
     def __init__(self) -> None:
-        self._context = _pyudev().Context()
+        self._pyudev = pyudev()
+        self._threads = threading.local()
+        self._context()
 
     def __call__(self) -> list[Drive]:
         """Find all drives through pyudev's enumeration of sysfs, anew at each call; works without udevd.
@@ -87,7 +93,14 @@ class Discovery:
         A controller that has not yet told its id (not live since it was added) is left out: nothing can be
         sent through it, and the expected drives are counted elsewhere.
         """
-        return group(_enumerate(self._context))
+        return group(_enumerate(self._context()))
+
+    def _context(self) -> Any:
+        """Return this thread's context."""
+        found = getattr(self._threads, "context", None)
+        if found is None:
+            found = self._threads.context = self._pyudev.Context()
+        return found
 
 
 def _enumerate(context: Any) -> Iterator[tuple[str, str, str, str, LocalController]]:

@@ -128,6 +128,10 @@ class Controller:
         """Submit independent commands together, see `Transport.run`; `until` is for a deadline of their own."""
         return await self._transport.run(self._device, batch, self.until if until is None else until)
 
+    async def run_to_the_end(self, batch: Sequence[Command]) -> list[Completion]:
+        """Submit commands that must never be abandoned: without a deadline. Cancelling it would abandon them."""
+        return await self._transport.run(self._device, batch, None)
+
     async def read(self, queries: Sequence[Query]) -> list[list[Any] | AnswerError]:
         """Read all queries side by side, each to its last page; one entry per query, in order.
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime
 import enum
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from nvmefence import __version__
 from nvmefence.eventlog import Event
 from nvmefence.fencing.evidence import FenceReport
+from nvmefence.restoring import Ended
 from nvmefence.spool.request import Action, Known, Request
 from nvmefence.spool.response import Response, timestamp
-from nvmefence.watcher import audit
+from nvmefence.watcher import audit, loose
 from nvmefence.watcher.desk import Bad, Outgoing
 
 _POWER: Final = " (reboot was asked for: the storage is cut, nobody power-cycled the node)"
+_FILESYSTEMS: Final = 64
+"""File systems, at most, that the event logs name."""
 _UNCHANGED: Final = (
     "Nothing was changed for {node}: agents may not give storage back. "
     "If it was fenced, its storage is still cut and its fence is still on record"
@@ -36,6 +39,12 @@ class Result(enum.Enum):
     """Not a request."""
     UNCHANGED = "unchanged"
     """An `on` that succeeded without touching a drive."""
+    RESTORED = "restored"
+    """An `on` after which the host has everything again that is on record."""
+    NOT_RESTORED = "not-restored"
+
+
+SUCCESS: Final = frozenset({Result.FENCED, Result.UNCHANGED, Result.RESTORED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,7 @@ class Answer:
 
     def event(self) -> Event:
         """Return the event for the logs."""
-        good = self.result in (Result.FENCED, Result.UNCHANGED)
+        good = self.result in SUCCESS
         return Event(
             "INFO" if good else "ERROR",
             self.known.action or "-",
@@ -89,8 +98,21 @@ class Answer:
             self.message,
             request_id=self.known.request_id or "-",
             recorder=self.known.recorder_node,
-            filesystems=[] if self.request is None else list(self.request.filesystems),
+            filesystems=self._filesystems,
         )
+
+    @property
+    def _filesystems(self) -> list[str]:
+        """As many as a log should name."""
+        named = () if self.request is None else self.request.filesystems
+        return [loose.text(one) for one in named[:_FILESYSTEMS]]
+
+    def light(self) -> Answer:
+        """Return it without what only the audit needs, which can be a thousand times as much as the rest."""
+        request = self.request
+        if request is not None:
+            request = replace(request, unknown={}, filesystems=tuple(self._filesystems))
+        return replace(self, request=request, evidence=None)
 
 
 def watcher() -> dict[str, Any]:
@@ -113,10 +135,10 @@ def to_request(
     times: dict[str, float] | None = None,
     evidence: Any = None,
 ) -> Answer:
-    """Return the answer to a well-formed request; only FENCED and UNCHANGED are success."""
+    """Return the answer to a well-formed request; only what `SUCCESS` has is success."""
     response = Response(
         request_id=request.request_id,
-        success=result in (Result.FENCED, Result.UNCHANGED),
+        success=result in SUCCESS,
         action_performed=request.action.value,
         target_node=request.target_node,
         message=message,
@@ -137,10 +159,12 @@ def fenced_or_not(
     now: float,
     times: dict[str, float],
     mark: str = "",
+    unrecorded: str = "",
 ) -> Answer:
     """Return the answer to a fence, from its report; without one nothing is confirmed, for `defect`.
 
-    `mark` goes before the message where there is no report to say it.
+    `mark` goes before the message where there is no report to say it. `unrecorded` is why what was taken is not on
+    record; the audit has it all the same.
     """
     if report is None:
         message = f"{mark}NOT fenced {host}: {defect}"
@@ -149,6 +173,8 @@ def fenced_or_not(
     message = report.message(host)
     if confirmed and request.action is Action.REBOOT:
         message += _POWER
+    if unrecorded:
+        message += f" (what was taken is not on record for a restore: {unrecorded})"
     result = Result.FENCED if confirmed else Result.NOT_FENCED
     return to_request(request, result, message, now, times=times, evidence=report.to_json(host))
 
@@ -156,6 +182,13 @@ def fenced_or_not(
 def unchanged(request: Request, now: float, mark: str = "") -> Answer:
     """Return the answer to an `on` while agents may not give storage back. `mark` goes before the message."""
     return to_request(request, Result.UNCHANGED, mark + _UNCHANGED.format(node=request.target_node), now)
+
+
+def restored_or_not(request: Request, ended: Ended, now: float, times: dict[str, float]) -> Answer:
+    """Return the answer to an `on` that was to give storage back; a success only if all of it was."""
+    result = Result.RESTORED if ended.complete else Result.NOT_RESTORED
+    evidence = None if ended.report is None else ended.report.to_json()
+    return to_request(request, result, ended.message(), now, times=times, evidence=evidence)
 
 
 def to_bad(bad: Bad, now: float, mark: str = "") -> Answer:

@@ -9,12 +9,19 @@ from dataclasses import dataclass, field, replace
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory.hostmap import Host, HostMap
+from nvmefence.records.beside import Beside
+from nvmefence.records.hostlock import HostLocks
+from nvmefence.records.recorder import Keeper
 from nvmefence.site import Site
 from nvmefence.spool.request import Request
 from nvmefence.watcher.worker import Stuck, Worker
 
-_ANSWERING_S = 0.5
+ANSWERING_S = 0.5
 """Seconds, at most, that are kept of a request's time for audit and response."""
+_RECORD_S = 0.2
+"""Seconds, at most, that an answer waits for the record of what was taken from one host."""
+_RECORDS_S = 2.0
+"""The same for all hosts of a pass."""
 
 
 @dataclass(slots=True)
@@ -43,6 +50,12 @@ class Pass:
     defect: str = ""
     """Why there is no report."""
     times: dict[str, float] = field(default_factory=dict)
+    unrecorded: dict[str, str] = field(default_factory=dict)
+    """Why what was taken is not on record, by host."""
+    enforcing: tuple[str, str] | None = None
+    """Of a fence that no request asked for: what goes on record as its id, and as who wanted it."""
+    task: asyncio.Task[None] | None = None
+    """Runs it."""
 
 
 class Passes:
@@ -53,6 +66,8 @@ class Passes:
         site: Site,
         discovery: Worker,
         options: Options,
+        keeper: Keeper,
+        locks: HostLocks,
         done: Callable[[Pass, list[Ticket]], None],
     ) -> None:
         """`done` is called with each pass at its end, and with those who joined it and may try again."""
@@ -60,6 +75,8 @@ class Passes:
         self._discovery = discovery
         self._options = options
         self._deadline = options.deadline
+        self._keeper = keeper
+        self._locks = locks
         self._done = done
         self._by_host: dict[str, Pass] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +104,7 @@ class Passes:
         started = []
         for group in fresh.values():
             latest = max(ticket.until for ticket in group)
-            end = latest - min(_ANSWERING_S, (latest - now) / 10)
+            end = latest - min(ANSWERING_S, (latest - now) / 10)
             if end >= now + self._deadline:
                 together += group
             else:
@@ -98,29 +115,39 @@ class Passes:
 
     def _start(self, tickets: list[Ticket], until: float, hostmap: HostMap) -> Pass:
         hosts = tuple({ticket.host.name: ticket.host for ticket in tickets}.values())
-        made = Pass(hosts, tickets, until)
-        for host in hosts:
+        return self._begin(Pass(hosts, tickets, until), hostmap)
+
+    def enforce(self, host: Host, known_as: tuple[str, str], hostmap: HostMap) -> Pass | None:
+        """Fence a host that no request is there for; None: it is being fenced. Who asks meanwhile joins.
+
+        `known_as` goes on record as the fence's id, and as who wanted it.
+        """
+        if self.fencing(host):
+            return None
+        until = asyncio.get_running_loop().time() + self._deadline
+        return self._begin(Pass((host,), [], until, enforcing=known_as), hostmap)
+
+    def _begin(self, made: Pass, hostmap: HostMap) -> Pass:
+        for host in made.hosts:
             self._by_host[host.name] = made
-        task = asyncio.create_task(self._run(made, hostmap, len(tickets)))
+        task = made.task = asyncio.create_task(self._run(made, hostmap, len(made.tickets)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return made
 
     async def _run(self, made: Pass, hostmap: HostMap, originators: int) -> None:
         loop = asyncio.get_running_loop()
-        start = loop.time()
-        try:
-            found = await self._discovery.do(self._site.discover, made.until - start)
-            made.times["discovery"] = loop.time() - start
-            options = replace(self._options, deadline=made.until - loop.time())
-            made.report = await fence(self._site.transport, hostmap, found, made.hosts, options)
-        except Stuck as error:
-            made.defect = f"the drives were not found in time: {error}"
-        except OSError as error:
-            made.defect = f"the drives cannot be found: {error}"
-        except Exception as error:
-            made.defect = f"defect in nvmefence: {type(error).__name__}: {error}"
-        made.times["fence"] = loop.time() - start
+        itself = [] if made.enforcing is None else [made.enforcing]
+        asked: dict[str, list[tuple[str, str]]] = {host.name: list(itself) for host in made.hosts}
+        for ticket in made.tickets:
+            asked[ticket.host.name].append((ticket.request.request_id, "watcher"))
+        beside = Beside(self._keeper, self._locks, asked, self._options.quiesce.name)
+        await self._fence(made, hostmap, beside)
+        ended = loop.time()
+        left = max((ticket.until for ticket in made.tickets), default=made.until + ANSWERING_S) - ended
+        most = max(left, 0.0) / 3
+        made.unrecorded = await beside.finish(made.report, min(_RECORD_S, most), min(_RECORDS_S, most))
+        made.times["record"] = loop.time() - ended
         for host in made.hosts:
             self._by_host.pop(host.name, None)
         again = self._may_try_again(made, made.tickets[originators:], loop.time())
@@ -128,13 +155,29 @@ class Passes:
             made.tickets = [ticket for ticket in made.tickets if ticket not in again]
         self._done(made, again)
 
+    async def _fence(self, made: Pass, hostmap: HostMap, beside: Beside) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            found = await self._discovery.do(self._site.discover, made.until - start)
+            made.times["discovery"] = loop.time() - start
+            options = beside.options(replace(self._options, deadline=made.until - loop.time()))
+            made.report = await fence(self._site.transport, hostmap, found, made.hosts, options, beside.heard)
+        except Stuck as error:
+            made.defect = f"the drives were not found in time: {error}"
+        except OSError as error:
+            made.defect = f"the drives cannot be found: {error}"
+        except Exception as error:
+            made.defect = f"defect in nvmefence: {type(error).__name__}: {error}"
+        made.times["fence"] = loop.time() - start
+
     def _may_try_again(self, made: Pass, joined: Sequence[Ticket], now: float) -> list[Ticket]:
         """Return who joined a pass that was not confirmed and has time left for one of its own."""
         return [
             ticket
             for ticket in joined
             if not (made.report and made.report.confirmed(ticket.host.name))
-            and ticket.until - now > self._options.quiesce.least + _ANSWERING_S
+            and ticket.until - now > self._options.quiesce.least + ANSWERING_S
         ]
 
     async def finish(self) -> None:

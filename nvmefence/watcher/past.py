@@ -29,7 +29,10 @@ _NAMED: Final = 100
 _MESSAGE_LIMIT: Final = 2000
 _OF_A_FENCE: Final = ("fenced", "not-fenced")
 """Results that end what `begun` began."""
+_TOLD: Final = ("answer", "returned", "enforced")
+"""Events that make an entry: answers, and what became of a fenced host that was back, which nobody asked for."""
 _CONFIRMED: Final = ("cut", "already")
+_RESTORED: Final = ("restored", "already")
 _READING: Final = ("open", "look", "read")
 _QUIESCING: Final = ("quiesce", "offline", "online")
 _CLOCK_SLACK_S: Final = 5.0
@@ -194,7 +197,7 @@ class _Reader:
         when = moment(document.get("time"))
         if when is None:
             self._bad(line, "no time")
-        elif document.get("event") == "answer":
+        elif document.get("event") in _TOLD:
             self._answer(line, document, when)
         elif document.get("event") == "begun":
             self._begin(line, document, when)
@@ -224,7 +227,7 @@ class _Reader:
                 file=loose.text(document.get("file")),
                 target_node=loose.text(document.get("target_node")),
                 hosts=(host,) if host else (),
-                action=loose.text(request.get("action") or response.get("action")),
+                action=loose.text(request.get("action") or response.get("action") or document.get("action")),
                 recorder_node=loose.text(request.get("recorder_node") or response.get("recorder_node")),
                 request_id=loose.text(request.get("request_id") or response.get("request_id")),
                 message=message,
@@ -367,10 +370,15 @@ def _drives(evidence: dict[str, Any], host: str) -> tuple[int, int] | None:
     drives = evidence.get("drives")
     if not isinstance(drives, list):
         return None
+    restore = "complete" in evidence
+    good = _RESTORED if restore else _CONFIRMED
     outcomes = [
-        loose.table(loose.table(loose.table(drive).get("hosts")).get(host)).get("outcome") for drive in drives
+        loose.table(drive).get("outcome")
+        if restore
+        else loose.table(loose.table(loose.table(drive).get("hosts")).get(host)).get("outcome")
+        for drive in drives
     ]
-    return sum(outcome in _CONFIRMED for outcome in outcomes if isinstance(outcome, str)), len(drives)
+    return sum(outcome in good for outcome in outcomes if isinstance(outcome, str)), len(drives)
 
 
 def _seconds(times: dict[str, Any], evidence: dict[str, Any]) -> dict[str, float]:

@@ -6,25 +6,38 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nvmefence.errors import BusyError, NvmefenceError, UnknownHostError
 from nvmefence.fencing.fence import Options
-from nvmefence.fencing.survey import survey
+from nvmefence.fencing.survey import Survey, survey
 from nvmefence.inventory import hostfile
+from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import HostMap
+from nvmefence.records.places import places
+from nvmefence.records.recorder import Keeper
+from nvmefence.restoring import Restoring
 from nvmefence.settings import Settings
 from nvmefence.site import Site
 from nvmefence.spool.names import SUFFIX
+from nvmefence.spool.request import Request
 from nvmefence.watcher import answers
 from nvmefence.watcher.answers import Result
 from nvmefence.watcher.delivery import SPOOL_S, Delivery
-from nvmefence.watcher.desk import UNFENCED_FOR_S, Desk, Incoming
+from nvmefence.watcher.desk import Desk, Incoming, Look
+from nvmefence.watcher.givebacks import Givebacks, Mending, Plea
+from nvmefence.watcher.guard import Guard
 from nvmefence.watcher.journal import Journal
 from nvmefence.watcher.kernel import Inotify
+from nvmefence.watcher.lookout import Lookout
 from nvmefence.watcher.passes import Pass, Passes, Ticket
 from nvmefence.watcher.systemd import Notifier
+from nvmefence.watcher.unfenced import UNFENCED_FOR_S
 from nvmefence.watcher.worker import Stuck, Workers
+
+if TYPE_CHECKING:
+    from nvmefence.after.helper import Helper
+    from nvmefence.watcher.afterwards import Afterwards
 
 RESCAN_S: Final = 1.0
 """Seconds between two looks where no hint came."""
@@ -32,8 +45,14 @@ _YOUNG_S: Final = 0.25
 """Seconds until a file that was not finished is looked at again."""
 _AT_ONCE: Final = 256
 """Files taken in at one look, so that a fence among thousands of stale requests begins soon."""
+_LONG_LOOK_S: Final = 0.02
+_REST_S: Final = 0.5
+"""Seconds. After a look that took long, as it does among thousands of files, the next waits for twice as long, yet
+for no longer than this: the answers that are to be delivered want the same thread."""
 _LOCK_S: Final = 5.0
 """Seconds that a predecessor is given to let go of the request directory."""
+_AFTER_S: Final = 15.0
+"""Seconds, at the end of the service, for what is being done after a fence."""
 
 
 class Watcher:
@@ -48,8 +67,12 @@ class Watcher:
         journal: Journal,
         notifier: Notifier,
         wall: Callable[[], float] = time.time,
+        helper: Helper | None = None,
     ) -> None:
-        """`wall` is the clock for seconds since 1970. Needs a running loop."""
+        """`wall` is the clock for seconds since 1970. `helper` does what is to be done after a fence.
+
+        Needs a running loop.
+        """
         self._settings = settings
         self._site = site
         self._mark = "SIMULATED: " if site.simulated else ""
@@ -65,7 +88,28 @@ class Watcher:
             self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall
         )  # fmt: skip
         options = Options(settings.deadline, settings.quiesce, settings.escalate)
-        self._passes = Passes(site, workers.discovery, options, self._pass_ended)
+        there = places(settings)
+        self._keeper = Keeper(there.store, workers.record, wall)
+        self._passes = Passes(site, workers.discovery, options, self._keeper, there.locks, self._pass_ended)
+        restoring = Restoring(
+            site.transport, self._find, there, workers.record, workers.spool, self._desk.archive_fences,
+            simulated=site.simulated,
+        )  # fmt: skip
+        self._givebacks = Givebacks(restoring, settings.deadline, wall, self._mark, self._given_back)
+        self._mending = Mending(
+            restoring, self._survey, there.store, workers.record, journal, settings.deadline, self._mark
+        )  # fmt: skip
+        self._guard = Guard(settings, journal, self._note, self._loop.time)
+        self._lookout = Lookout(
+            settings, site, lambda: self._hostmap, there, workers, self._passes, self._desk.fences, self._guard,
+            journal, self._note, lambda: self._notifier.tell(STATUS=self._status()), wall,
+        )  # fmt: skip
+        self._afterwards: Afterwards | None = None
+        if helper is not None:
+            from nvmefence.watcher.afterwards import Afterwards
+
+            responses, simulated = settings.response_dir, site.simulated
+            self._afterwards = Afterwards(helper, journal, self._note, responses, wall, simulated)
         self._wake = asyncio.Event()
         self._stopping = False
         self._inotify: Inotify | None = None
@@ -91,12 +135,16 @@ class Watcher:
         else:
             self._hostmap, self._map_trouble = fresh, ""
             self._journal.notice(f"host map read anew from {path}: {_count(len(fresh.hosts), 'host')}")
+        self._lookout.hint()
         self._wake.set()
         self._notifier.tell(READY=1, STATUS=self._status())
 
     async def run(self) -> None:
         """Serve. Raises BusyError if another watcher serves the request directory and goes on doing so."""
         troubles = await self._open()
+        if self._guard.holds:
+            with contextlib.suppress(Stuck):
+                await self._workers.spool.do(self._guard.load, SPOOL_S)
         self._listen()
         self._journal.conditions(troubles)
         hosts = _count(len(self._hostmap.hosts), "host")
@@ -106,6 +154,9 @@ class Watcher:
         try:
             while not self._stopping:
                 pause = await self._round()
+                if len(beside) == 2:  # after the first round: a fence that waits goes first
+                    beside.append(asyncio.create_task(self._mending.run(self._hostmap)))
+                    self._lookout.begin()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -133,17 +184,22 @@ class Watcher:
         hosts = ", ".join(self._passes.hosts)
         self._journal.notice(f"stopping after the fence of {hosts}" if hosts else "stopping")
         self._notifier.tell(STOPPING=1, STATUS=f"finishing the fence of {hosts}" if hosts else "stopping")
+        await self._lookout.finish()
         await self._passes.finish()
+        await self._givebacks.finish()
         await self._delivery.finish()
         with contextlib.suppress(Stuck):
             await self._workers.spool.do(self._desk.close, SPOOL_S)
+        if self._afterwards is not None:
+            await self._afterwards.finish(_AFTER_S)
         self._journal.notice("stopped")
 
     async def _round(self) -> float:
         """Look once, and begin what is to be done; return the seconds until the next look."""
+        self._delivery.handled.difference_update(self._guard.due())
         handled = frozenset(self._delivery.handled)
         try:
-            look = await self._workers.spool.do(lambda: self._desk.look(handled, _AT_ONCE), SPOOL_S)
+            look = await self._workers.spool.do(lambda: self._look(handled), SPOOL_S)
         except (Stuck, OSError) as error:
             self._tell_conditions({"spool": f"the directories do not answer: {error}"})
             return RESCAN_S
@@ -152,13 +208,32 @@ class Watcher:
         if self._stopping:
             return 0.0
         self._take(look.incoming)
+        if self._guard.changed and self._guard.holds:
+            self._guard.changed = False
+            state = self._guard.state()
+            self._workers.spool.post(lambda: self._guard.save(state))
+        self._tell_conditions(look.troubles)
         now = self._wall()
         self._delivery.answer([answers.to_bad(bad, now, self._mark) for bad in look.bad])
         self._delivery.dispose(look.repeats)
         await self._archive_unfenced()
         if look.more:
             return 0.0
+        if look.seconds >= _LONG_LOOK_S:
+            await asyncio.sleep(min(2 * look.seconds, _REST_S))
         return _YOUNG_S if look.young else RESCAN_S
+
+    def _look(self, handled: frozenset[str]) -> Look:
+        """Look at the directories; not in the loop's thread."""
+        self._guard.look()
+        return self._desk.look(handled, _AT_ONCE, self._to_be_fenced)
+
+    def _to_be_fenced(self, request: Request) -> bool:
+        """Whether a request asks for the fence of a host that is known; not in the loop's thread."""
+        try:
+            return request.action.fences and bool(self._hostmap.find(request.target_node))
+        except UnknownHostError:
+            return False
 
     def _take(self, incoming: Sequence[Incoming]) -> None:
         """Begin or join fences, and answer what is none."""
@@ -168,14 +243,21 @@ class Watcher:
             made = self._sort(item, {ticket.host.name for ticket in tickets})
             if isinstance(made, Ticket):
                 tickets.append(made)
-            else:
+            elif made is not None:
                 others.append(made)
-        if tickets:
-            self._begin(tickets)
+        sorted_out = self._guard.sort(tickets, self._passes.hosts.__contains__)
+        if sorted_out.held:
+            self._delivery.handled.update(ticket.request.name for ticket in sorted_out.held)
+            self._wake.set()  # perhaps a person has allowed it already
+        for ticket in sorted_out.too_late:
+            why = self._mark + self._guard.why(ticket)
+            others.append(answers.to_request(ticket.request, Result.NOT_FENCED, why, self._wall()))
+        if sorted_out.begin:
+            self._begin(sorted_out.begin)
         self._delivery.answer(others)
 
-    def _sort(self, item: Incoming, fenced_now: set[str]) -> Ticket | answers.Answer:
-        """Return what is to be done about a request: a fence, or an answer at once."""
+    def _sort(self, item: Incoming, fenced_now: set[str]) -> Ticket | answers.Answer | None:
+        """Return what is to be done about a request: a fence, or an answer at once; None: a restore has begun."""
         request, now, read_at = item.request, self._wall(), item.read_at
         try:
             host = self._hostmap.find(request.target_node)
@@ -188,11 +270,28 @@ class Watcher:
         if request.action.fences:
             waited = max(now - max(request.dated, request.written), 0.0)
             return Ticket(request, host, read_at, self._loop.time() + remaining, waited)
-        if self._passes.fencing(host) or host.name in fenced_now:
+        if self._passes.fencing(host) or host.name in fenced_now or self._guard.holding(host.name):
             why = f"{self._mark}Nothing was done: a fence of {host.name} is under way"
             return answers.to_request(request, Result.REFUSED, why, now)
+        if self._settings.agents_may_restore:
+            self._give_back(Plea(request, host, read_at, self._loop.time() + remaining))
+            return None
         self._unfenced_until = self._loop.time() + UNFENCED_FOR_S + RESCAN_S
         return answers.unchanged(request, now, self._mark)
+
+    def _give_back(self, plea: Plea) -> None:
+        self._delivery.handled.add(plea.request.name)
+        self._journal.notice(f"restoring {plea.host.name}: {plea.request}", request_id=plea.request.request_id)
+        self._givebacks.take(plea, self._hostmap)
+        self._notifier.tell(STATUS=self._status())
+
+    def _given_back(self, batch: list[answers.Answer]) -> None:
+        """Answer everyone who asked for a restore."""
+        self._unfenced_until = self._loop.time() + UNFENCED_FOR_S + RESCAN_S
+        self._delivery.answer(batch, urgent=True)
+        self._last = f"last: {batch[-1].message}"
+        self._wake.set()
+        self._notifier.tell(STATUS=self._status())
 
     def _begin(self, tickets: Sequence[Ticket]) -> None:
         self._delivery.handled.update(ticket.request.name for ticket in tickets)
@@ -205,16 +304,33 @@ class Watcher:
                 f"fencing {', '.join(hosts)}, within {one.until - self._loop.time():.1f} s", hosts=hosts
             )
             # Beside the cut: it says that a cut was begun, should we not live to say how it ended.
-            self._delivery.note(
-                {
-                    "time": answers.precise(self._wall()),
-                    "event": "begun",
-                    "hosts": [ticket.host.name for ticket in one.tickets],
-                    "files": [ticket.request.name for ticket in one.tickets],
-                    "watcher": answers.watcher(),
-                }
+            self._note(
+                "begun",
+                hosts=[ticket.host.name for ticket in one.tickets],
+                files=[ticket.request.name for ticket in one.tickets],
             )
         self._notifier.tell(STATUS=self._status())
+
+    def _note(self, event: str, **fields: Any) -> None:
+        """Put an event into the audit some time."""
+        time_and_event = {"time": answers.precise(self._wall()), "event": event}
+        self._delivery.note({**time_and_event, **fields, "watcher": answers.watcher()})
+
+    def _once_visible(self, made: Pass) -> Callable[[answers.Answer], None] | None:
+        """Return what is to be told of each answer of a pass as soon as its response is visible."""
+        afterwards = self._afterwards
+        if afterwards is None:
+            return None
+        hosts = {ticket.request.name: ticket.host for ticket in made.tickets}
+        told: set[str] = set()
+
+        def visible(answer: answers.Answer) -> None:
+            host = hosts[answer.outgoing.name]
+            if answer.result is Result.FENCED and host.name not in told:
+                told.add(host.name)
+                afterwards.fenced(answer, host)
+
+        return visible
 
     def _pass_ended(self, made: Pass, again: list[Ticket]) -> None:
         """Answer everyone of a pass; those who joined it in vain and have time are looked at again."""
@@ -225,13 +341,21 @@ class Watcher:
             host = ticket.host.name
             batch.append(
                 answers.fenced_or_not(
-                    ticket.request, host, made.report, made.defect, self._wall(), times, self._mark
+                    ticket.request,
+                    host,
+                    made.report,
+                    made.defect,
+                    self._wall(),
+                    times,
+                    self._mark,
+                    made.unrecorded.get(host, ""),
                 )
             )
-        self._delivery.answer(batch, urgent=True)
+        self._delivery.answer(batch, urgent=True, visible=self._once_visible(made))
         if batch:
             self._last = f"last: {batch[-1].message}"
         self._delivery.handled.difference_update(ticket.request.name for ticket in again)
+        self._lookout.pass_ended()
         self._wake.set()
         self._notifier.tell(STATUS=self._status())
 
@@ -244,14 +368,18 @@ class Watcher:
             if self._unfenced_until == float("inf") and self._desk.descriptor >= 0:
                 self._unfenced_until = self._loop.time() + (UNFENCED_FOR_S + RESCAN_S if standing else 0.0)
 
+    async def _find(self, within: float) -> Sequence[Drive]:
+        return await self._workers.discovery.do(self._site.discover, within)
+
+    async def _survey(self, hostmap: HostMap) -> Survey:
+        deadline = self._settings.deadline
+        found, hosts = await self._find(deadline), list(hostmap.hosts.values())
+        return await survey(self._site.transport, hostmap, found, hosts, deadline, secondaries=True)
+
     async def _first_look(self) -> None:
         """Look at the drives once, so that the log says at the start what a fence would meet."""
         try:
-            found = await self._workers.discovery.do(self._site.discover, self._settings.deadline)
-            deadline = self._settings.deadline
-            seen = await survey(
-                self._site.transport, self._hostmap, found, list(self._hostmap.hosts.values()), deadline
-            )
+            seen = await self._survey(self._hostmap)
         except Exception as error:
             self._journal.error(f"the drives cannot be looked at: {type(error).__name__}: {error}")
             return
@@ -300,17 +428,22 @@ class Watcher:
             self._wake.set()
 
     def _tell_conditions(self, troubles: dict[str, str]) -> None:
-        found = {**troubles, **self._delivery.troubles}
+        found = {**troubles, **self._delivery.troubles, **self._guard.troubles(), **self._lookout.troubles}
+        if self._afterwards is not None and self._afterwards.trouble:
+            found["after a fence"] = self._afterwards.trouble
         if self._map_trouble:
             found["host map"] = self._map_trouble
+        found |= {f"record of {host}": trouble for host, trouble in self._keeper.troubles.items()}
         if self._journal.conditions(found):
             self._notifier.tell(STATUS=self._status())
 
     def _status(self) -> str:
         hosts = ", ".join(self._passes.hosts)
-        doing = f"fencing {hosts}" if hosts else "serving"
+        restored = ", ".join(self._givebacks.hosts)
+        doing = f"fencing {hosts}" if hosts else f"restoring {restored}" if restored else "serving"
         trouble = f"; TROUBLE: {self._journal.trouble}" if self._journal.trouble else ""
-        return f"{doing}; {self._last}{trouble}"
+        returned = f"{self._lookout.status}; " if self._lookout.status else ""
+        return f"{returned}{doing}; {self._last}{trouble}"
 
 
 def _count(number: int, noun: str) -> str:

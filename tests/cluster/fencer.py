@@ -15,9 +15,7 @@ class Fencer:
     """pacemaker-fenced in a room, and the commands that ask it."""
 
     def __init__(self, folder: Path) -> None:
-        self.room = Room(
-            "fencer", folder, "fencer.sh", str(machine.agent()), str(machine.daemon("pacemaker-fenced"))
-        )
+        self.room = Room("fencer", folder, "fencer.sh", machine.agents(), str(machine.daemon("pacemaker-fenced")))
         try:
             wait_for("pacemaker-fenced answers", self._answers, _START_S)
         except BaseException:
@@ -32,10 +30,10 @@ class Fencer:
         """Run stonith_admin to its end."""
         return self.room.run("stonith_admin", *words, limit_s=limit_s)
 
-    def register(self, device: str, **options: object) -> None:
-        """Make a device of the agent under test known, with its parameters and Pacemaker's own."""
+    def register(self, device: str, agent: str = machine.AGENT, /, **options: object) -> None:
+        """Make a device of an agent known, with its parameters and Pacemaker's own."""
         words = [f"--option={name}={value}" for name, value in options.items()]
-        self.room.must("stonith_admin", "--register", device, "--agent", machine.AGENT, *words)
+        self.room.must("stonith_admin", "--register", device, "--agent", agent, *words)
 
     def log(self) -> str:
         """Return what the fencer logged, agents' standard error included."""

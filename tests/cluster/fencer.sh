@@ -1,5 +1,5 @@
-# The init of a room with pacemaker-fenced alone. $3: the agent, $4: the daemon.
-AGENT=$3
+# The init of a room with pacemaker-fenced alone. $3: the agents, $4: the daemon.
+AGENTS=$3
 . "$(dirname "$0")/room.sh"
 cd /var/lib/pacemaker/cores
 umask 026

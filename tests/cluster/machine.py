@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
 AGENT = "fence_gfs2_recorder"
+DIRECT = "fence_nvmefence"
 INSTALL = "packaging/ensure-packages cluster"
 TOOLS = {
     "corosync": "corosync",
@@ -40,9 +41,14 @@ def daemon(name: str) -> Path | None:
     return next((folder / name for folder in _DAEMONS if (folder / name).exists()), None)
 
 
-def agent() -> Path:
-    """Return the agent's script in the virtual environment that runs these tests."""
-    return Path(sys.executable).parent / AGENT
+def agent(name: str = AGENT) -> Path:
+    """Return an agent's script in the virtual environment that runs these tests."""
+    return Path(sys.executable).parent / name
+
+
+def agents() -> str:
+    """Return the scripts of all agents, as a room takes them."""
+    return ":".join(str(agent(name)) for name in (AGENT, DIRECT))
 
 
 def why_not() -> list[str]:
@@ -55,8 +61,7 @@ def why_not() -> list[str]:
         missing.add("pacemaker")
     if missing:
         reasons.append(f"missing: {', '.join(sorted(missing))} ({INSTALL})")
-    if not agent().exists():
-        reasons.append(f"missing: {agent()} (make build)")
+    reasons += [f"missing: {agent(name)} (make build)" for name in (AGENT, DIRECT) if not agent(name).exists()]
     if os.geteuid() != 0:
         reasons.append("a cluster needs root")
     elif not missing:

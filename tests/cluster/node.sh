@@ -1,5 +1,5 @@
-# The init of a cluster node's room. $3: the agent; the folder holds what it installs.
-AGENT=$3
+# The init of a cluster node's room. $3: the agents; the folder holds what it installs.
+AGENTS=$3
 . "$(dirname "$0")/room.sh"
 mount --bind "$folder/hosts" /etc/hosts
 install -m 644 "$folder/corosync.conf" /etc/corosync/

@@ -39,11 +39,16 @@ _CIB = """\
 class Cluster:
     """Nodes by name; the first is the one that commands are given on unless another is said."""
 
-    def __init__(self, names: list[str], folder: Path, *, token_ms: int = _TOKEN_MS) -> None:
-        """`token_ms`: so long a node may be silent before the others count it as lost."""
+    def __init__(self, names: list[str], folder: Path, *, token_ms: int = _TOKEN_MS, at_home: str = "") -> None:
+        """`token_ms`: so long a node may be silent before the others count it as lost.
+
+        The node `at_home` lives in this machine's own network: the kernel's DLM knows no other.
+        """
         self._folder = folder
         self._names = names
         self._token_ms = token_ms
+        self._at_home = at_home
+        self._authkey = os.urandom(128)
         self.nodes: dict[str, Room] = {}
         self._switch: Room | None = None
         try:
@@ -53,20 +58,31 @@ class Cluster:
             raise
 
     def _bring_up(self) -> None:
-        authkey = os.urandom(128)
         self._switch = Room("switch", self._folder / "switch", "switch.sh")
         for name in self._names:
-            folder = self._folder / name
-            folder.mkdir(parents=True)
-            (folder / "authkey").write_bytes(authkey)
-            (folder / "cib.xml").write_text(_CIB)
-            (folder / "corosync.conf").write_text(self._corosync())
-            (folder / "hosts").write_text(self._hosts())
-            self.nodes[name] = Room(name, folder, "node.sh", str(machine.agent()))
+            self._make(name)
         for room in (self._switch, *self.nodes.values()):
             wait_for(f"{room.name} has its files", partial(_prepared, room), _PREPARED_S)
         for number, room in enumerate(self.nodes.values(), 1):
             self._plug_in(number, room)
+        wait_for("all nodes are online", self._all_online, _ONLINE_S, 0.2)
+
+    def _make(self, name: str) -> None:
+        folder = self._folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "prepared").unlink(missing_ok=True)
+        (folder / "authkey").write_bytes(self._authkey)
+        (folder / "cib.xml").write_text(_CIB)
+        (folder / "corosync.conf").write_text(self._corosync())
+        (folder / "hosts").write_text(self._hosts())
+        namespaces = [one for one in machine.NAMESPACES if one != "--net" or name != self._at_home]
+        self.nodes[name] = Room(name, folder, "node.sh", machine.agents(), namespaces=namespaces)
+
+    def start(self, name: str) -> None:
+        """Start a node that was killed, and wait until all are online."""
+        self._make(name)
+        wait_for(f"{name} has its files", partial(_prepared, self.nodes[name]), _PREPARED_S)
+        self._plug_in(self._names.index(name) + 1, self.nodes[name])
         wait_for("all nodes are online", self._all_online, _ONLINE_S, 0.2)
 
     def _corosync(self) -> str:

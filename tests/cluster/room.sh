@@ -21,9 +21,11 @@ install -d -o hacluster -g haclient -m 770 /run/crm /var/log/pacemaker
 mkdir -p /run/lock /run/cluster
 if [ -d /etc/corosync ]; then mkdir /etc/corosync/uidgid.d; fi
 
-# Pacemaker takes agents from /usr/sbin only. The room's shows this machine's and, beside them, the agent under test.
+# Pacemaker takes agents from /usr/sbin only. The room's shows this machine's and, beside them, the agents under test:
+# paths, with colons between them.
 mkdir -p "$folder/sbin"
 mount --bind /usr/sbin "$folder/sbin"
 mount -t tmpfs -o mode=755 none /usr/sbin
 cp --recursive --symbolic-link "$folder/sbin/." /usr/sbin
-ln --symbolic --force "$AGENT" /usr/sbin/
+IFS=: read -r -a agents <<<"$AGENTS"
+ln --symbolic --force "${agents[@]}" /usr/sbin/

@@ -42,6 +42,7 @@ class Site:
         self.requests = folder / "requests"
         self.responses = folder / "responses"
         self.logs = folder / "logs"
+        self.audit = folder / "audit.jsonl"
         self.requests.mkdir()
         self.responses.mkdir()
         self._diary = folder / "watcher.log"
@@ -54,6 +55,18 @@ class Site:
             "response_dir": self.responses,
             "log_dir": self.logs,
             "fence_timeout": 10,
+            **changes,
+        }
+
+    def direct_options(self, **changes: object) -> dict[str, object]:
+        """Return the parameters, for this site, of a device of the direct agent."""
+        return {
+            "hosts_file": self.place.path / "hosts.toml",
+            "simulate": self.place.path / "fleet.toml",
+            "quiesce": "none",
+            "deadline": 10,
+            "log_dir": self.logs,
+            "audit": self.audit,
             **changes,
         }
 
@@ -71,7 +84,7 @@ class Site:
         command = ["setpriv", "--pdeathsig", "KILL", *MAIN, "watch"]
         command += ["--simulate", "fleet.toml", "--hosts", "hosts.toml", "--quiesce", "none"]
         command += ["--request-dir", str(self.requests), "--response-dir", str(self.responses)]
-        command += ["--log-dir", str(self.logs), "--audit", str(self.place.path / "audit.jsonl")]
+        command += ["--log-dir", str(self.logs), "--audit", str(self.audit)]
         with self._diary.open("wb") as diary:
             self._watcher = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=diary, stderr=diary, cwd=self.place.path, env=CLEAN
@@ -132,6 +145,12 @@ class Site:
         lines = log.read_text().splitlines() if log.exists() else []
         events = [json.loads(line) for line in lines]
         return [event for event in events if status in ("", event.get("status"))]
+
+    def fences(self) -> list[tuple[str, str, str]]:
+        """Return, of each fence on record, who did it, whose it was, and how it ended."""
+        lines = self.audit.read_text().splitlines() if self.audit.exists() else []
+        answers = [line for line in map(json.loads, lines) if line["event"] == "answer"]
+        return [(line.get("by", "watcher"), line["target_node"], line["result"]) for line in answers]
 
     def cut_off(self) -> dict[str, int]:
         """Return the hosts that lost namespaces, and how many of the fleet's twelve each lost."""

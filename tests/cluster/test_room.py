@@ -29,9 +29,9 @@ def ends(pidfd: int, within_s: float) -> bool:
     return bool(select.select([pidfd], [], [], within_s)[0])
 
 
-def test_a_room_keeps_its_mounts_and_its_agent_to_itself(fencer: Fencer) -> None:
-    inside = fencer.room.inside(f"/usr/sbin/{machine.AGENT}")
-    assert os.readlink(inside) == str(machine.agent())
+def test_a_room_keeps_its_mounts_and_its_agents_to_itself(fencer: Fencer) -> None:
+    for name in (machine.AGENT, machine.DIRECT):
+        assert os.readlink(fencer.room.inside(f"/usr/sbin/{name}")) == str(machine.agent(name))
     shown = fencer.room.must("cat", "/proc/mounts")
     assert str(fencer.room.folder) in shown
     assert str(fencer.room.folder) not in Path("/proc/mounts").read_text()

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from tests.cluster import room
+from tests.cluster.machine import NAMESPACES
 from tests.cluster.room import Room
 from tests.docs import manual
 
@@ -61,7 +63,10 @@ class Machine:
             capture_output=True, text=True, check=False, timeout=limit_s + 10,
         )  # fmt: skip
 
-    def room(self, name: str, folder: Path, script: str, *words: str, first: str = "") -> Room:
+    def room(
+        self, name: str, folder: Path, script: str, *words: str, first: str = "",
+        namespaces: Sequence[str] = NAMESPACES,
+    ) -> Room:  # fmt: skip
         """Return a room on the machine, for one of the cluster's scripts; `first` is what a shell does before."""
         start = [
             "bash",
@@ -72,7 +77,7 @@ class Machine:
             name,
             str(folder),
         ]
-        return Room(name, folder, str(SCRIPT), str(self.folder), *start, *words)
+        return Room(name, folder, str(SCRIPT), str(self.folder), *start, *words, namespaces=namespaces)
 
     def inside(self, path: str) -> Path:
         """Return where a path of the machine is to be found from outside."""

@@ -52,7 +52,15 @@ EMERGENCY: list[Step[Desk]] = [
     Step("nvmefence detach --host compute-2; echo $?", says=["Fenced compute-2", "^0$"],
          after=only_compute_2_is_cut_off),
     Step("nvmefence detach --host HOST", says=["already detached"], fill={"HOST": lambda _: "compute-2"}),
-    Step("nvmefence status --host compute-2", says=["4 +none$"], never=["attached"]),
+    Step("nvmefence status --host compute-2", says=["4 +none$", "compute-2: fenced since"], never=["attached"]),
+    Step("nvmefence restore --host compute-2 --dry-run", says=["restore compute-2; none was sent"],
+         after=only_compute_2_is_cut_off),
+    Step("nvmefence restore --host compute-2; echo $?", says=["fenced no longer", "^0$"], after=nobody_is_cut_off),
+    Step("nvmefence detach --host compute-2; echo $?", says=["^0$"], after=only_compute_2_is_cut_off),
+    Step("nvmefence unfence --host compute-2", says=["fenced no longer; no drive was touched"],
+         after=only_compute_2_is_cut_off),
+    Step("nvmefence detach --host compute-2; echo $?", says=["already detached", "^0$"]),
+    Step("nvmefence restore --host compute-2", says=["took nothing from it: nothing was given back"]),
 ]  # fmt: skip
 PAST: list[Step[Desk]] = [
     Step("nvmefence history", says=[r"compute-2 +off +rabbit +fenced.* 18 of 18"], before=Desk.ask),
@@ -74,9 +82,13 @@ REHEARSED: list[Step[Desk]] = [
         before=lay_out_the_rehearsal,
     ),
 ]  # fmt: skip
+ALLOWED: list[Step[Desk]] = [
+    Step("nvmefence allow-mass-fence", says=["^Any number of hosts may be fenced for 600 s; "]),
+    Step("nvmefence allow-mass-fence --withdraw", says=["^Taken back$"]),
+]
 BESIDE = [WATCH, "make install", "make uninstall", "make help"]
 """Commands that scenes are made with, or that a test below runs."""
-STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED]
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED, *ALLOWED]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +118,10 @@ def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
     desk.start_watcher()
     follow(desk, PAST)
     desk.stop_watcher()
+
+
+def test_a_persons_word_for_many_fences_is_given_and_taken_back(desk: Desk) -> None:
+    follow(desk, ALLOWED)
 
 
 def test_the_rehearsal_needs_no_cluster_and_no_drives(desk: Desk) -> None:

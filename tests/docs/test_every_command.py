@@ -25,7 +25,6 @@ EXCEPTIONS = {
     "nvme detach-ns": f"{DRIVES}; make bench runs it",
     "nvme attach-ns": DRIVES,
     "kubectl get nnfnode": "named as what is of no use here",
-    "nvmefence restore": "said not to exist yet",
 }
 """What no scene runs, and why. What ends with dots stands for all that begins so."""
 _JOINTS = re.compile(r"\s*(?:&&|\|\||[|;&]|\n)\s*")
@@ -109,11 +108,3 @@ def test_the_options_of_the_measurement_exist() -> None:
     options = {word for text in measured for word in re.findall(r"--[\w-]+", text)}
     assert options
     assert not [option for option in options if not re.search(rf"{option}\b(?!-)", done.stdout)]
-
-
-def test_what_is_said_not_to_exist_does_not() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nvmefence.cli.main", "restore"], cwd=manual.ROOT, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert "invalid choice: 'restore'" in done.stderr, "it exists: say how it is used, and run that"

@@ -56,6 +56,8 @@ class Processed(NamedTuple):
     named: frozenset[int]
     """The controllers in the list that came with it, or that it manages; else empty."""
     truth: dict[int, tuple[int, ...]]
+    which: dict[int, Namespace]
+    """The namespaces that were allocated, by NSID."""
 
 
 class Witness(EmulatedSubsystem):
@@ -75,7 +77,9 @@ class Witness(EmulatedSubsystem):
             named = frozenset(struct.unpack_from(f"<{struct.unpack_from('<H', data)[0]}H", data, 2))
         elif sqe[0] == VIRTUALIZATION:
             named = frozenset({cdw10 >> 16})
-        self.history.append(Processed(self.now(), sqe[0], cdw10 & 0xFF, nsid, named, self.truth()))
+        self.history.append(
+            Processed(self.now(), sqe[0], cdw10 & 0xFF, nsid, named, self.truth(), dict(self.namespaces))
+        )
         return super().execute(cntlid, sqe, data)
 
 

@@ -131,7 +131,7 @@ class World:
         site = Site(self.transport, self._seen, simulated=False)
         hostmap = hostfile.load(self.settings.hosts)
         journal = Journal(self._hear, "json")
-        workers = Workers(worker, worker, worker, worker)
+        workers = Workers(worker, worker, worker, worker, worker, worker)
         self.watcher = Watcher(self.settings, site, hostmap, workers, journal, Notifier({}), self.wall)
         self.task = asyncio.create_task(self.watcher.run())
 
@@ -247,32 +247,47 @@ class World:
                     self.wrong.append(f"a cut of {host} is sent at {when} and nobody asked for it")
 
 
-def build(place: Path, clock: Clock, *, drives: int = 2, quiesce: float = 0.5) -> World:
-    """Make directories, host map and drives."""
+def build(
+    place: Path,
+    clock: Clock,
+    *,
+    drives: int = 2,
+    quiesce: float | Quiesce = 0.5,
+    secondaries: bool = False,
+    **settings: Any,
+) -> World:
+    """Make directories, host map and drives; with `secondaries`, the hosts' controllers are virtual functions."""
     for name in ("requests", "responses", "log"):
         (place / name).mkdir()
     entries = "".join(f"[hosts.{h}]\ncontrollers = [{2 + 2 * n}, {3 + 2 * n}]\n" for n, h in enumerate(HOSTS))
     (place / "hosts.toml").write_text(f"version = 1\n[drives]\ncount = {drives}\n{entries}")
     subsystems = []
     for number in range(drives):
-        subsystem = Witness(f"nqn.x:{number}", f"S{number}", controllers=range(1, 8), quirks=SPECIFICATION)
+        subsystem = Witness(
+            f"nqn.x:{number}", f"S{number}",
+            controllers=[OWN] if secondaries else range(1, 8), secondaries=range(2, 8) if secondaries else (),
+            quirks=SPECIFICATION,
+        )  # fmt: skip
         subsystem.history = []
         subsystem.now = clock
         for nsid in (1, 2):
             subsystem.add_namespace(Namespace(nsid), range(1, 8))
         subsystems.append(subsystem)
     transport = Observed({f"/dev/nvme{n}": (s, OWN) for n, s in enumerate(subsystems)}, latency=0.001)
-    settings = Settings(
+    chosen = Settings(
         hosts=str(place / "hosts.toml"),
         deadline=DEADLINE_S,
-        quiesce=Quiesce(quiesce),
+        quiesce=quiesce if isinstance(quiesce, Quiesce) else Quiesce(quiesce),
         request_dir=str(place / "requests"),
         response_dir=str(place / "responses"),
         log_dir=str(place / "log"),
         audit=str(place / "audit.jsonl"),
+        records=str(place / "fenced"),
+        run_dir=str(place / "run"),
         max_request_age_s=MAX_AGE_S,
+        **settings,
     )
-    return World(place, clock, subsystems, transport, settings)
+    return World(place, clock, subsystems, transport, chosen)
 
 
 def sabotage(world: World, drive: int, fault: Fault, until: float) -> None:

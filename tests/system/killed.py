@@ -22,9 +22,10 @@ from typing import Any, Final
 
 from nvmefence.cli import main, watch
 from nvmefence.nvme import simulation
+from nvmefence.records.store import Store
 from tests.system.watching import Watching
 
-WATCHED: Final = tuple(f"nvmefence/{room}/" for room in ("watcher", "spool", "fencing"))
+WATCHED: Final = tuple(f"nvmefence/{room}/" for room in ("watcher", "spool", "fencing", "records"))
 STARTED: Final = "nvmefence/watcher/service.py", "_take"
 ROUND_S: Final = 20.0
 REQUEST: Final = "r-1.json"
@@ -107,6 +108,18 @@ def judge(place: Watching, when: str) -> list[str]:
     return wrong
 
 
+def judge_record(place: Watching) -> list[str]:
+    """Return what is wrong with what is on record after the end of the work."""
+    records, troubles = Store(str(place.path / "fleet.toml.fenced"), simulated=True).load_all()
+    if troubles or [record.host for record in records] != ["c1"]:
+        return [f"not one good record: {troubles}"]
+    (record,) = records
+    wrong = [] if record.confirmed and record.fenced_at else ["the fence is not on record as confirmed"]
+    if any(one.controllers != (2,) for one in record.taken) or record.offline:
+        wrong.append("something is on record that was not taken")
+    return wrong
+
+
 def whole_lines(place: Watching) -> list[dict[str, Any]]:
     if not place.audit.exists():
         return []
@@ -134,6 +147,7 @@ def round_of(base: Path, memory: mmap.mmap, last: int) -> tuple[int, list[str]]:
     wrong += judge(place, f"after step {last} and another start")
     if not response.exists() or place.pending():
         wrong.append(f"after step {last} the request is not answered")
+    wrong += [f"after step {last} and another start: {trouble}" for trouble in judge_record(place)]
     leftovers = [path.name for path in (*place.answers.iterdir(), *place.requests.iterdir())]
     wrong += [f"after step {last} {name} is left" for name in leftovers if name.endswith(".tmp")]
     return count, wrong

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FILES = {
     "sbin/nvmefence",
     "sbin/fence_gfs2_recorder",
+    "sbin/fence_nvmefence",
     "etc/systemd/system/nvmefence-watcher.service",
     "etc/tmpfiles.d/nvmefence.conf",
     "etc/logrotate.d/nvmefence",
@@ -35,6 +36,16 @@ def there(place: Path) -> set[str]:
     }
 
 
+def monitored(place: Path) -> str:
+    """Return what the direct agent says of a drive that is not there."""
+    hosts = place / "hosts.toml"
+    hosts.write_text('version = 1\n[drives]\nserials = ["NONE-SUCH"]\n[hosts.c1]\ncontrollers = [2]\n')
+    command = [str(place / "sbin/fence_nvmefence"), "-o", "monitor", f"--hosts-file={hosts}"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="an installation needs root")
 def test_what_is_installed_works_and_goes_away_again(tmp_path: Path) -> None:
@@ -43,12 +54,14 @@ def test_what_is_installed_works_and_goes_away_again(tmp_path: Path) -> None:
     assert there(tmp_path) == FILES
     unit = (tmp_path / "etc/systemd/system/nvmefence-watcher.service").read_text()
     assert f"ExecStart={tmp_path}/sbin/nvmefence watch\n" in unit
-    for words in (["nvmefence", "version"], ["fence_gfs2_recorder", "-o", "metadata"]):
+    agents = ([agent, "-o", "metadata"] for agent in ("fence_gfs2_recorder", "fence_nvmefence"))
+    for words in (["nvmefence", "version"], *agents):
         run = subprocess.run(
             [tmp_path / "sbin" / words[0], *words[1:]], cwd="/", capture_output=True, text=True, timeout=60,
             check=False,
         )  # fmt: skip
         assert (run.returncode, run.stderr) == (0, "")
+    assert "drive NONE-SUCH missing" in monitored(tmp_path), "it finds all that it needs to reach drives"
     assert make("uninstall", tmp_path).returncode == 0
     assert (there(tmp_path), (tmp_path / "opt").exists()) == (set(), False)
 

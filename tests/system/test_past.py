@@ -40,7 +40,7 @@ class Station(Place):
     def watcher(self) -> Iterator[subprocess.Popen[bytes]]:
         command = [
             *MAIN, "watch", "--simulate", "fleet.toml", "--hosts", "hosts.toml", "--quiesce", "wait:0.1",
-            "--request-dir", str(self.requests), "--response-dir", str(self.responses),
+            "--vigil-s", "0", "--request-dir", str(self.requests), "--response-dir", str(self.responses),
             "--log-dir", str(self.path / "log"), "--audit", str(self.audit),
         ]  # fmt: skip
         with subprocess.Popen(command, cwd=self.path, env=CLEAN, stderr=subprocess.DEVNULL) as process:

@@ -302,12 +302,12 @@ def test_ranges() -> None:
 def test_a_drain_is_explained_with_what_stayed_offline_and_why_it_is_not_done_elsewhere(tmp_path: Path) -> None:
     drained = drive(
         "S1", quiesce="drain",
-        secondaries={3: SecondaryEvidence(2, 2, True, True), 4: SecondaryEvidence(2, 2, True, False, "stays offline: x")},
+        secondaries={3: SecondaryEvidence(2, 2, True, True), 4: SecondaryEvidence(2, 2, True, False, "stays: x")},
     )  # fmt: skip
     waited = drive("S2", quiesce_reason="our controller is not a primary controller")
     _, found = shown(tmp_path, of(report(drained, waited)))
     assert "Its secondary controllers were offline during the cut" in found
     assert "(wait:10)" in found
-    assert "S1: controller 4 stays offline: x" in found
+    assert "S1: controller 4 stays: x" in found
     assert "controller 3 " not in found
     assert "S2: quiesce is what it is because our controller is not a primary controller" in found

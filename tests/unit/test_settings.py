@@ -51,6 +51,19 @@ OTHERS: dict[str, tuple[str, str, str]] = {
     "log_dir": ("/f", "/c", "/e"),
     "audit": ("/f", "/c", "/e"),
     "max_request_age_s": ("21", "22", "23"),
+    "agents_may_restore": ("true", "no", "yes"),
+    "records": ("/f", "/c", "/e"),
+    "after": ("dlm", "dlm,stonith", "hooks"),
+    "after_timeout_s": ("21", "22", "23"),
+    "hooks_dir": ("/f", "/c", "/e"),
+    "corosync_conf": ("/f", "/c", "/e"),
+    "mass_fence_hosts": ("21", "22", "0"),
+    "mass_fence_s": ("21", "22", "23"),
+    "mass_fence_action": ("alarm", "hold", "alarm"),
+    "run_dir": ("/f", "/c", "/e"),
+    "vigil_s": ("21", "0", "23"),
+    "enforce": ("true", "no", "yes"),
+    "metrics": ("/f", "/c", "/e"),
 }
 
 
@@ -123,6 +136,26 @@ BAD: list[tuple[str, Any, str]] = [
     ("hosts", 3, "must be a path, is 3"),
     ("hosts", "a\0b", "must be a path"),
     ("simulate", False, "must be a path"),
+    ("after", "dlm,fire", "must be some of dlm, stonith, hooks, or none, has 'fire'"),
+    ("after", ["dlm", 3], "must be some of dlm, stonith, hooks, or none"),
+    ("after", "none,dlm", "has 'none'"),
+    ("after", True, "must be some of dlm, stonith, hooks, or none, is True"),
+    ("mass_fence_hosts", "4.5", "must be a number of hosts, 0 for any, is '4.5'"),
+    ("mass_fence_hosts", "-1", "must be a number of hosts"),
+    ("mass_fence_hosts", 100_001, "must be a number of hosts"),
+    ("mass_fence_hosts", True, "must be a number of hosts"),
+    ("mass_fence_hosts", "9" * 5000, "must be a number of hosts"),
+    ("mass_fence_s", "0", "must be more than 0"),
+    ("mass_fence_action", "panic", "must be one of alarm, hold, is 'panic'"),
+    ("mass_fence_action", [], "must be one of alarm, hold"),
+    ("run_dir", "run", "must be an absolute path"),
+    ("vigil_s", "-1", "must be a number of seconds, at most 3600, or 0, is '-1'"),
+    ("vigil_s", "nan", "must be a number of seconds, at most 3600, or 0, is 'nan'"),
+    ("vigil_s", 3601, "must be a number of seconds, at most 3600, or 0, is 3601"),
+    ("vigil_s", False, "must be a number of seconds, at most 3600, or 0, is False"),
+    ("vigil_s", [], "must be a number of seconds, at most 3600, or 0, is []"),
+    ("enforce", "perhaps", "must be true or false, is 'perhaps'"),
+    ("metrics", "nvmefence.prom", "must be an absolute path"),
     ("quiesce", "wait", '"wait:SECONDS" or "none", is \'wait\''),
     ("escalate", "maybe", "must be true or false, is 'maybe'"),
     ("escalate", 2, "must be true or false, is 2"),
@@ -147,7 +180,7 @@ def test_bad_value_is_refused_with_its_source(
         assert reason in refusal.value.what
         return refusal.value.what
 
-    assert refused({key: value}, {}).startswith(f"--{key}: ")
+    assert refused({key: value}, {}).startswith(f"{config.option(key)}: ")
     if isinstance(value, str):
         assert refused({}, {f"NVMEFENCE_{key.upper()}": value}).startswith(f"NVMEFENCE_{key.upper()}: ")
     monkeypatch.setattr(config, "read_toml", lambda *_: {key: value})
@@ -218,3 +251,18 @@ def test_a_misspelt_variable_is_named() -> None:
     assert said == [
         "NVMEFENCE_DEADLIN in the environment is not a setting and is ignored (did you mean NVMEFENCE_DEADLINE?)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("none", ()),
+        ("", ()),
+        ([], ()),
+        ("hooks, dlm", ("dlm", "hooks")),
+        (["stonith", "stonith"], ("stonith",)),
+        ("stonith hooks dlm", ("dlm", "stonith", "hooks")),
+    ],
+)
+def test_what_is_done_after_a_fence_is_a_set_in_an_order_of_its_own(value: Any, meant: tuple[str, ...]) -> None:
+    assert load({"after": value})[0].after == meant

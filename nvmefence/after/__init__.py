@@ -1,0 +1,1 @@
+"""What is done after a fence that succeeded, by setting: DLM, Pacemaker, and executables of the site's own."""

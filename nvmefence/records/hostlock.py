@@ -1,0 +1,237 @@
+"""Between processes: a restore of a host while nobody fences it, and a fence that a restore never holds up.
+
+Each host has a file whose bytes are locked (fcntl(2), open file description locks, which end with their process and
+are held against each other by two users in one process as well). A fence shares byte 0, a restore has it alone. A
+fence also shares byte 1 from its beginning, and a restore looks at that before each of its commands.
+
+The directory belongs on a tmpfs: nothing here waits for a disk, and no lock outlives a start of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from types import TracebackType
+from typing import Final
+
+from nvmefence.errors import UnderWayError
+from nvmefence.plain import escaped
+from nvmefence.spool.names import quoted
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+"""struct flock: l_type, l_whence, l_start, l_len, l_pid."""
+_HELD, _WANTED = 0, 1
+_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NOBODY_CAN: Final = (errno.ENOENT, errno.ENOTDIR, errno.EROFS)
+"""Errors that say that nobody else has the lock either."""
+_TRIES: Final = 3
+
+
+class HostLocks:
+    """The locks of all hosts in one directory, which is made when it is missing."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def fence(self) -> FenceLock:
+        """Return the lock for one fence."""
+        return FenceLock(self.directory)
+
+    def restore(self, host: str, what: str = "a restore") -> RestoreLock:
+        """Take a host's lock for a restore, or `what` else gives it something. Never waits.
+
+        Raises UnderWayError when somebody fences or restores the host, and if the lock cannot be had.
+        """
+        return RestoreLock(self.directory, host, what)
+
+    def restoring(self, host: str) -> str:
+        """Say who is giving a host something now; empty: nobody, or it cannot be told. In nobody's way."""
+        try:
+            fd = os.open(f"{self.directory}/{host.lower()}.lock", os.O_RDONLY | _FLAGS)
+        except (OSError, ValueError):
+            return ""
+        try:
+            asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _HELD, 1, 0)
+            if _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0] == fcntl.F_UNLCK:
+                return ""
+            who = escaped(os.pread(fd, 200, 0).decode("utf-8", "replace").strip())
+            return f"{who or 'a restore'} of {host} is under way"
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+
+
+class FenceLock:
+    """A `fencing.guard.Guard`."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._files: dict[str, _File] = {}
+        self._held: set[str] = set()
+        self.trouble = ""
+        """Why there is no lock, and so no restore either; empty: all is well."""
+
+    def enter(self, host: str) -> str:
+        """See Guard. Where nobody can make the lock, a restore cannot either, and nobody is in the way."""
+        try:
+            for _try in range(_TRIES):
+                file = self._files.get(host)
+                if file is None or not file.in_place():
+                    self._forget(host)
+                    file = self._files[host] = _File(self._directory, host, readable_will_do=True)
+                elif host in self._held:
+                    return ""
+                if not file.lock(fcntl.F_RDLCK, _WANTED) or not file.lock(fcntl.F_RDLCK, _HELD):
+                    return f"{file.holder() or 'a restore'} of {host} is under way"
+                if file.in_place():
+                    file.sign("a fence")
+                    self._held.add(host)
+                    self.trouble = ""
+                    return ""
+        except OSError as error:
+            self._forget(host)
+            self.trouble = f"the lock of {host} in {quoted(self._directory)}: {error.strerror or error}"
+            return "" if error.errno in _NOBODY_CAN else self.trouble
+        except ValueError as error:  # a name that is none
+            return f"the lock of {host!a}: {error}"
+        return f"the lock of {host} in {quoted(self._directory)} is replaced again and again"
+
+    def enter_unless_restored(self, host: str) -> str:
+        """As `enter`, but where somebody may be restoring the host, that is said and left in peace."""
+        file: _File | None = None
+        try:
+            file = _File(self._directory, host, readable_will_do=True)
+            if not file.lock(fcntl.F_RDLCK, _HELD):
+                return f"{file.holder() or 'a restore'} of {host} is under way"
+            self._forget(host)
+            self._files[host], file = file, None
+        except OSError:
+            pass  # which `enter` meets as well
+        finally:
+            if file is not None:
+                file.close()
+        return self.enter(host)
+
+    def end(self) -> None:
+        """Let go of all hosts; again is harmless."""
+        for host in list(self._files):
+            self._forget(host)
+
+    def _forget(self, host: str) -> None:
+        self._held.discard(host)
+        file = self._files.pop(host, None)
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> FenceLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+class RestoreLock:
+    """The right to give a host something, until `end` or the end of the process."""
+
+    def __init__(self, directory: str, host: str, what: str) -> None:
+        self._host = host
+        try:
+            self._file = _File(directory, host)
+        except OSError as error:
+            raise UnderWayError(
+                f"the lock of {host} in {quoted(directory)} cannot be had: {error.strerror or error}",
+                "without it a fence that begins meanwhile would not be seen; make the directory, or name another "
+                "with run_dir",
+            ) from None
+        try:
+            if not self._file.lock(fcntl.F_WRLCK, _HELD):
+                who = self._file.holder() or "a fence"
+                raise UnderWayError(f"{who} of {host} is under way", "try again when that has ended")
+            self._file.sign(what)
+            if self.wanted():
+                raise UnderWayError(self.wanted(), "try again when that has ended")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def wanted(self) -> str:
+        """Say why nothing more may be given to the host; empty: nothing stands in the way. Never waits."""
+        try:
+            if not self._file.is_free(_WANTED):
+                return f"a fence of {self._host} has begun"
+            if not self._file.in_place():
+                return f"the lock of {self._host} was replaced"
+        except OSError as error:
+            return f"the lock of {self._host} cannot be looked at: {error.strerror or error}"
+        return ""
+
+    def end(self) -> None:
+        """Let go of it; again is harmless. Only when no command that gives something is without an answer."""
+        self._file.close()
+
+
+class _File:
+    """A host's lock file, open. Raises OSError."""
+
+    def __init__(self, directory: str, host: str, *, readable_will_do: bool = False) -> None:
+        name = f"{host.lower()}.lock"
+        if "/" in name or "\0" in name:
+            raise OSError(errno.EINVAL, "not a host's name")
+        self._path = f"{directory}/{name}"
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | _FLAGS)
+        except FileNotFoundError:
+            os.makedirs(directory, 0o700, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | _FLAGS | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS or not readable_will_do:
+                raise
+            self._fd = os.open(self._path, os.O_RDONLY | _FLAGS)  # enough to share a lock
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, f"{name} is not a regular file")
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def in_place(self) -> bool:
+        """Whether whoever opens the path now gets this file."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def lock(self, kind: int, byte: int) -> bool:
+        """Lock a byte; returns False if another has it."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+        except (BlockingIOError, PermissionError) as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            return False
+        return True
+
+    def is_free(self, byte: int) -> bool:
+        """Whether nobody else has locked a byte in any way."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+
+    def sign(self, what: str) -> None:
+        """Say who has it; for a message only."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{what} (process {os.getpid()})\n".encode(), 0)
+
+    def holder(self) -> str:
+        """Return who signed last, in words."""
+        return escaped(os.pread(self._fd, 200, 0).decode("utf-8", "replace").strip())

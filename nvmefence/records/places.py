@@ -1,0 +1,29 @@
+"""Where records and locks are, by the settings: those of emulated drives lie beside the fleet file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from nvmefence.records.hostlock import HostLocks
+from nvmefence.records.store import Store
+from nvmefence.settings import RECORDS_DIR, RUN_DIR, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The records, and the locks that keep fences and restores apart."""
+
+    store: Store
+    locks: HostLocks
+
+
+def places(settings: Settings) -> Places:
+    """Return both; touches no file."""
+    fleet = os.path.abspath(settings.simulate) if settings.simulate else ""
+    records, run = settings.records, settings.run_dir
+    if fleet and records == RECORDS_DIR:
+        records = f"{fleet}.fenced"
+    if fleet and run == RUN_DIR:
+        run = f"{fleet}.run"
+    return Places(Store(records, simulated=bool(fleet)), HostLocks(f"{run}/hosts"))
