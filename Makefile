@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 PREFIX ?= /opt/nvmefence
 SBIN ?= /usr/sbin
 ETC ?= /etc
-PROGRAMS := nvmefence fence_gfs2_recorder
+AGENTS := fence_gfs2_recorder fence_nvmefence
+PROGRAMS := nvmefence $(AGENTS)
 
 .PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
 
@@ -38,6 +39,7 @@ lab-packages: build
 
 cluster-packages:
 	@packaging/ensure-packages cluster || echo "== Pacemaker cannot be had here; what needs it is left out and named"
+	@packaging/ensure-packages gfs2 || echo "== GFS2 cannot be had here; what needs it is left out and named"
 
 demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
@@ -65,10 +67,12 @@ lab: lab-packages
 
 install:
 	@packaging/ensure-packages build
-	@echo "== nvmefence into $(PREFIX); nvmefence and fence_gfs2_recorder linked into $(SBIN)"
+	@echo "== nvmefence into $(PREFIX); $(PROGRAMS) linked into $(SBIN)"
 	@$(PYTHON) -m venv $(PREFIX)
 	@$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check ".[terminal]"
-	@packaging/write-agent $(PREFIX)/bin/python fence_gfs2_recorder > $(PREFIX)/bin/fence_gfs2_recorder
+	@set -e; for agent in $(AGENTS); do \
+	  packaging/write-agent $(PREFIX)/bin/python $$agent > $(PREFIX)/bin/$$agent; \
+	done
 	@mkdir -p $(SBIN)
 	@for name in $(PROGRAMS); do ln -sf $(PREFIX)/bin/$$name $(SBIN)/$$name; done
 	@echo "== unit file (not enabled), tmpfiles.d and logrotate.d into $(ETC)"

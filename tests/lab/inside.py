@@ -35,7 +35,7 @@ def main() -> int:
         (results / "stderr").open("a").write(traceback.format_exc())
         code = BRINGUP_EXIT
     _leave(results / "exit", str(code))
-    _off()
+    power_off()
     return code
 
 
@@ -77,7 +77,7 @@ def _leave(path: Path, text: str) -> None:
     temporary.rename(path)
 
 
-def _off() -> None:
+def power_off() -> None:
     """End the guest at once: an orderly power-off waits for controllers that never answer."""
     Path("/proc/sys/kernel/sysrq").write_text("1")
     Path("/proc/sysrq-trigger").write_text("b")

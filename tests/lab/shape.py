@@ -10,6 +10,8 @@ from typing import Any
 
 MAX_NSID = 256
 """Largest namespace id QEMU knows (hw/nvme/nvme.h, NVME_MAX_NAMESPACES)."""
+EUI64 = 0x525400_0000000000
+"""QEMU gives a namespace no identity of its own; real drives do. Drive and namespace id are added."""
 PORTS_PER_SLOT = 8
 FIRST_SLOT = 0x10
 SLOTS = 8
@@ -213,6 +215,7 @@ def _namespace(shape: Shape, drive: int, nsid: int, file: Path | None) -> list[s
         backing += f",throttling.bps-write={shape.throttle_bps}"
     private = shape.private and nsid == shape.last_nsid
     options = "shared=off" if private else f"shared=on,detached={'on' if shape.detached else 'off'}"
+    options += f",eui64={EUI64 + (drive << 16) + nsid}"
     return ["-drive", backing, "-device", f"nvme-ns,drive={name},bus=c{drive}-0,nsid={nsid},{options}"]
 
 

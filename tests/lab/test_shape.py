@@ -52,7 +52,9 @@ def test_without_secondaries_there_is_no_sriov() -> None:
 
 def test_detached_and_private_are_said_of_the_right_namespaces() -> None:
     namespaces = devices(Shape(drives=1, namespaces=2, private=True, detached=True), "nvme-ns")
-    assert [n.split(",", 4)[4] for n in namespaces] == ["shared=on,detached=on"] * 2 + ["shared=off"]
+    options = [n.split(",", 4)[4].rsplit(",", 1) for n in namespaces]
+    assert [shared for shared, _ in options] == ["shared=on,detached=on"] * 2 + ["shared=off"]
+    assert len({identity for _, identity in options}) == 3, "each has an identity of its own"
     assert [n.split(",")[3] for n in namespaces] == ["nsid=1", "nsid=2", "nsid=3"]
 
 

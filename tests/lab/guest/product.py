@@ -52,9 +52,9 @@ class Ran:
         return json.loads(self.out)
 
 
-def nvmefence(*arguments: str, timeout: float = 100) -> Ran:
+def nvmefence(*arguments: str, timeout: float = 100, **variables: str) -> Ran:
     """Run the command line in a process of its own."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("NVMEFENCE_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("NVMEFENCE_")} | variables
     done = subprocess.run(
         [sys.executable, "-m", "nvmefence.cli.main", *arguments],
         capture_output=True, text=True, timeout=timeout, env=env, check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import subprocess
@@ -143,8 +142,8 @@ def test_how_long_a_mount_waits_after_a_death_beside_an_agent_that_does_nothing(
     ours = rig.death_to_mount()
     assert attached([drive]) == without(before, target([drive], VF))
     answer = rig.place.audit("answer")[-1]
-    first = next(line for line in rig.place.audit("answer") if seconds(line["request"]["timestamp"]) > rig.died)
-    asked = seconds(first["request"]["timestamp"]) - rig.died
+    first = next(line for line in rig.place.audit("answer") if line["request"]["dated"] > rig.died)
+    asked = first["request"]["dated"] - rig.died
     visible = (rig.place.responses / first["file"]).stat().st_mtime - rig.died
     assert answer["result"] == "fenced"
     rig.place.archive()
@@ -157,11 +156,6 @@ def test_how_long_a_mount_waits_after_a_death_beside_an_agent_that_does_nothing(
         f"until its response is visible ({parts}), {ours - visible:.1f} s until the mount is done); "
         f"with fence_dummy in place of ours {floor:.1f} s"
     )
-
-
-def seconds(stamp: str) -> float:
-    """Return a time as seconds since 1970."""
-    return datetime.datetime.fromisoformat(stamp).timestamp()
 
 
 @pytest.mark.limit(150)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ class Place:
         self.folder = folder
         self.requests, self.responses, self.logs = (folder / name for name in ("requests", "responses", "logs"))
         for directory in (self.requests, self.responses, self.logs):
-            directory.mkdir(mode=0o755)
+            directory.mkdir(mode=0o755, exist_ok=True)
+        self.records = folder / "fenced"
         self.hosts = folder / "hosts.toml"
         self.hosts.write_text(hosts_toml)
         self.audit_file = folder / "audit.jsonl"
@@ -80,16 +81,23 @@ class Place:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, backend: str = "io_uring", quiesce: str = "wait:0.5", deadline: float = 30) -> None:
-        """Start the watcher, and return when it serves."""
+    def start(
+        self,
+        backend: str = "io_uring",
+        quiesce: str = "wait:0.5",
+        deadline: float = 30,
+        *more: str,
+        within: Sequence[str] = (),
+    ) -> None:
+        """Start the watcher, and return when it serves. `more` are options, `within` is a command that runs it."""
         before = len(self.said())
         with self._said.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    sys.executable, "-m", "nvmefence.cli.main", "watch", "--json", "--hosts", self.hosts,
+                    *within, sys.executable, "-m", "nvmefence.cli.main", "watch", "--json", "--hosts", self.hosts,
                     "--backend", backend, "--quiesce", quiesce, "--deadline", str(deadline),
                     "--request-dir", self.requests, "--response-dir", self.responses, "--log-dir", self.logs,
-                    "--audit", self.audit_file,
+                    "--audit", self.audit_file, "--records", self.records, *more,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_ENVIRONMENT,
             )  # fmt: skip
