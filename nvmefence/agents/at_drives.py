@@ -21,7 +21,9 @@ from nvmefence.direct import Direct
 from nvmefence.errors import AccessError, NvmefenceError, UnknownHostError
 from nvmefence.fencing.evidence import DriveEvidence
 from nvmefence.fencing.survey import State, Survey
+from nvmefence.records.store import RecordError
 from nvmefence.settings import Settings, check_deadline
+from nvmefence.watcher.worker import Stuck
 
 if TYPE_CHECKING:
     from nvmefence.agents.apart import Tell
@@ -88,14 +90,25 @@ def _off(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:
 
 
 def _on(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:
-    """Give nothing back, and say so. Raises UnknownHostError for a node that the map lacks."""
-    (host,) = Direct(settings, [call.target]).names
-    mark = "SIMULATED: " if settings.simulate else ""
-    return Done(
-        "unchanged",
-        f"{mark}nothing was changed for {host}: this agent gives no storage back. If it was fenced, its storage is "
-        "still cut",
-    )
+    """Give back what is on record if agents may; else nothing, and say so. Raises UnknownHostError."""
+    direct = Direct(settings, [call.target])
+    (host,) = direct.hosts
+    if not settings.agents_may_restore:
+        mark = "SIMULATED: " if settings.simulate else ""
+        return Done(
+            "unchanged",
+            f"{mark}nothing was changed for {host.name}: agents may not give storage back (agents_may_restore). "
+            "If it was fenced, its storage is still cut",
+        )
+    from nvmefence import direct_restore  # only here: no fence needs it
+
+    direct.open()
+    try:
+        ended = _run(direct_restore.restore(direct, host, begun + settings.deadline))
+    except (RecordError, Stuck) as error:
+        return Done("not-restored", f"nothing was given back to {host.name}: {error}")
+    left = "".join(f"; {one}" for one in ended.left[:_REASONS])
+    return Done("restored" if ended.complete else "not-restored", ended.message() + left)
 
 
 def read(action: str, target: str, values: dict[str, str], tell: Tell, *, verbose: bool) -> None:

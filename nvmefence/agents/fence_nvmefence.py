@@ -46,7 +46,8 @@ where it runs, so the drives must be there; nothing else has to run. Use it as t
 topology whose first level is fence_gfs2_recorder, or alone.
 
 It cuts storage, not power: nobody power-cycles the node, and reboot is off. The node stays cut off until it is \
-restored, even if it rejoins the cluster: on changes nothing, and status says off until then.
+restored, even if it rejoins the cluster, and status says off until then. on gives back what was taken if the \
+setting agents_may_restore allows it, and changes nothing otherwise.
 
 An agent that is killed cannot tell why it failed. So give Pacemaker at least 10 seconds more than the deadline. \
 Settings come from the environment of pacemakerd, then from the parameters of the device, then from \
@@ -164,7 +165,7 @@ class Fence:
         """Fence, put it on record, and return the exit code. SIGTERM and the like end the fence, not the record."""
         stopping.hold_signals()
         verdict = self._delayed() or self._fence()
-        confirmed = verdict.result == ("unchanged" if self.action == "on" else "fenced")
+        confirmed = verdict.result in (("unchanged", "restored") if self.action == "on" else ("fenced",))
         if not confirmed:
             complain(f"{NAME}: {self.action} of {self.target} is not confirmed: {verdict.details}")
         elif self.verbose or self.action != "off" or verdict.details.startswith("SIMULATED"):

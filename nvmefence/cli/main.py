@@ -323,6 +323,8 @@ def _report(error: NvmefenceError, arguments: argparse.Namespace, screen: Screen
 def console() -> None:
     """Entry point of the `nvmefence` script."""
     streams.ensure_open()
+    for archives in ("bz2", "lzma"):  # argparse has them imported where they are there, and the watcher locks them
+        sys.modules.setdefault(archives, None)  # type: ignore[arg-type]
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:  # it was closed when the interpreter started
             mode = "w" if number else "r"

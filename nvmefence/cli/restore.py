@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import errno
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nvmefence.cli.text import Cell, Screen
+from nvmefence.direct import Direct
+from nvmefence.direct_restore import archive_fences, standing_responses
+from nvmefence.direct_restore import restore as give_all_back
 from nvmefence.errors import Exit, FileError, UnknownHostError
 from nvmefence.fencing.restore import restore as give_back
 from nvmefence.fencing.restored import DriveRestored, Gave, Left, Planned, RestoreReport
 from nvmefence.fencing.terms import Terms, Wanted
 from nvmefence.inventory import hostfile
-from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.records.places import Places, places
 from nvmefence.records.record import Record
 from nvmefence.records.store import RecordError
-from nvmefence.restoring import Ended, Of, Restoring, belongs
+from nvmefence.restoring import Ended, Of, belongs
 from nvmefence.settings import Settings
 from nvmefence.site import Site, open_site
-from nvmefence.spool.directory import ResponseDirectory
-from nvmefence.spool.errors import DirectoryLost, SpoolError
-from nvmefence.watcher.worker import Stuck, Thread
+from nvmefence.spool.errors import SpoolError
+from nvmefence.watcher.worker import Stuck
 
 _TICK = 0.2
 _COLOURS = {Gave.RESTORED: "green", Gave.ALREADY: "green", Gave.PARTLY: "yellow", Gave.LEFT_OUT: "red"}
@@ -35,20 +34,19 @@ _COLOURS = {Gave.RESTORED: "green", Gave.ALREADY: "green", Gave.PARTLY: "yellow"
 
 def restore(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
     """Give one host back what is on record, and print what became of it."""
-    hostmap = hostfile.load(settings.hosts)
-    host = hostmap.find(arguments.host)
-    there = places(settings)
+    direct = Direct(settings, [arguments.host])
+    (host,) = direct.hosts
     if arguments.dry_run:
-        return _dry_run(settings, hostmap, host, there, arguments.json, screen)
-    site = open_site(settings)
+        return _dry_run(settings, direct.hostmap, host, places(settings), arguments.json, screen)
+    direct.open()
     try:
-        ended = asyncio.run(_restore(site, settings, hostmap, host, there, screen))
+        ended = asyncio.run(_restore(direct, host, screen))
     except RecordError as error:
         raise FileError(error.reason, "nothing was done; if the record is lost: nvmefence unfence") from None
     except Stuck as error:
         raise FileError(f"records or responses do not answer: {error}", "run the command again") from None
     finally:
-        site.transport.close()
+        direct.close()
     code = _code(ended)
     if arguments.json:
         screen.raw(json.dumps({"exit": int(code), **_document(ended)}, indent=2))
@@ -66,60 +64,21 @@ def _code(ended: Ended) -> Exit:
     return Exit.NOT_RESTORED
 
 
-async def _restore(
-    site: Site, settings: Settings, hostmap: HostMap, host: Host, there: Places, screen: Screen
-) -> Ended:
-    async def find(_within: float) -> Sequence[Drive]:
-        return site.discover()
-
-    restoring = Restoring(
-        site.transport,
-        find,
-        there,
-        Thread("nvmefence-record"),
-        Thread("nvmefence-spool"),
-        lambda of: _archive(settings, of),
-        simulated=site.simulated,
-    )
+async def _restore(direct: Direct, host: Host, screen: Screen) -> Ended:
     board = _Board(screen, host.name)
     ticker = asyncio.create_task(board.tick()) if screen.live else None
     try:
-        until = asyncio.get_running_loop().time() + settings.deadline
-        return await restoring.restore(hostmap, host, until, board.heard)
+        until = asyncio.get_running_loop().time() + direct.settings.deadline
+        return await give_all_back(direct, host, until, board.heard)
     finally:
         if ticker is not None:
             ticker.cancel()
         screen.clear()
 
 
-def _archive(settings: Settings, of: Of) -> list[str]:
-    """Archive what says that a host is fenced; where there is no directory, nothing says so."""
-    with _responses(settings) as responses:
-        return [] if responses is None else responses.archive_fences(of)
-
-
 def _fences(settings: Settings, of: Of) -> list[str]:
-    with _responses(settings) as responses:
+    with standing_responses(settings) as responses:
         return [] if responses is None else responses.fences(of)
-
-
-@contextlib.contextmanager
-def _responses(settings: Settings) -> Iterator[ResponseDirectory | None]:
-    """Open the response directory; None: there is none, or it is not the one of simulated drives."""
-    if settings.simulate and settings.response_dir == Settings().response_dir:
-        yield None
-        return
-    try:
-        responses = ResponseDirectory(settings.response_dir)
-    except DirectoryLost as error:
-        if error.errno != errno.ENOENT:
-            raise
-        yield None
-        return
-    try:
-        yield responses
-    finally:
-        responses.close()
 
 
 class _Board:
@@ -301,7 +260,7 @@ def unfence(arguments: argparse.Namespace, settings: Settings, screen: Screen) -
     lock = there.locks.restore(name, "an unfence")
     try:
         record = _readable(there, name, screen)
-        archived = _done(lambda: _archive(settings, of))
+        archived = _done(lambda: archive_fences(settings, of))
         _done(lambda: there.store.clear(name))
     finally:
         lock.end()

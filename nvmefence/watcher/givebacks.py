@@ -18,10 +18,9 @@ from nvmefence.spool.request import Request
 from nvmefence.watcher import answers
 from nvmefence.watcher.answers import Answer, Result
 from nvmefence.watcher.journal import Journal
+from nvmefence.watcher.passes import ANSWERING_S
 from nvmefence.watcher.worker import Stuck, Worker
 
-_ANSWERING_S: Final = 0.5
-"""Seconds, at most, that are kept of a request's time for audit and response."""
 _NAMED: Final = 6
 """Controllers, at most, that are named in a line."""
 _READ_S: Final = 10.0
@@ -79,7 +78,7 @@ class Givebacks:
 
     async def _run(self, plea: Plea, hostmap: HostMap) -> None:
         host, start = plea.host, self._loop.time()
-        until = min(start + self._deadline, plea.until - min(_ANSWERING_S, (plea.until - start) / 10))
+        until = min(start + self._deadline, plea.until - min(ANSWERING_S, (plea.until - start) / 10))
         ended: Ended | None = None
         result, why = Result.NOT_RESTORED, ""
         try:

@@ -31,9 +31,9 @@ IN_GUEST = "NVMEFENCE_LAB_GUEST"
 """Environment of the guest's pytest: the name of the shape."""
 REPORTS = "NVMEFENCE_LAB_REPORTS"
 """Environment of the guest's pytest: the file its reports go to."""
-TEST_LIMIT = 60
+TEST_LIMIT = 120
 """Seconds for one test inside; the mark `limit` gives another figure."""
-SESSION_LIMIT = 900
+SESSION_LIMIT = 1800
 _BOOTS = 2
 """Guests for a shape, at the most. QEMU 7.2 has a fault that a secondary controller's reset under load may hit."""
 
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "shape(*names): the emulated Rabbits this lab test runs on (tests/lab/shape.py)"
     )
-    config.addinivalue_line("markers", "limit(seconds): this lab test's time limit, instead of 60 s")
+    config.addinivalue_line("markers", "limit(seconds): this lab test's time limit, instead of 120 s")
     if reports := os.environ.get(REPORTS):
         config.pluginmanager.register(Guest(config, Path(reports)), "lab-guest")
     elif IN_GUEST not in os.environ:

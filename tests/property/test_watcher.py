@@ -139,9 +139,9 @@ class Director:
 
 
 @contextlib.contextmanager
-def fresh(quiesce: float) -> Iterator[World]:
+def fresh(quiesce: float, **settings: Any) -> Iterator[World]:
     with tempfile.TemporaryDirectory(dir=MEMORY) as place:
-        yield build(Path(place), Clock(), quiesce=quiesce)
+        yield build(Path(place), Clock(), quiesce=quiesce, **settings)
 
 
 def judge_the_end(world: World) -> None:
@@ -155,9 +155,11 @@ def judge_the_end(world: World) -> None:
     assert sorted(p.name for p in world.requests.glob("*.json")) == []
 
 
-@given(steps=_steps(), quiesce=st.sampled_from([0.0, 0.5]))
+@given(steps=_steps(), quiesce=st.sampled_from([0.0, 0.5]), agents_may_restore=st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_no_false_success_no_unwanted_cut_and_one_answer_each(steps: list[Step], quiesce: float) -> None:
+def test_no_false_success_no_unwanted_cut_and_one_answer_each(
+    steps: list[Step], quiesce: float, agents_may_restore: bool
+) -> None:
     async def story(world: World) -> None:
         director = Director(world)
         world.start()
@@ -168,7 +170,7 @@ def test_no_false_success_no_unwanted_cut_and_one_answer_each(steps: list[Step],
         await asyncio.sleep(MAX_AGE_S + 2 * DEADLINE_S + 10)
         await world.stop()
 
-    with fresh(quiesce) as world:
+    with fresh(quiesce, agents_may_restore=agents_may_restore) as world:
         run(story(world), world.clock)
         judge_the_end(world)
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -237,13 +238,14 @@ class World:
         return True
 
     def begin_restore(self, host: str) -> bool:
-        """Take the lock, and give the host its first namespace."""
+        """Take the lock, say on record that the host counts as fenced no longer, and give it a namespace."""
         if host in self.locks:
             return False
         try:
             self.locks[host] = self.there.locks.restore(host)
         except UnderWayError:
             return False
+        self.there.store.update(host, lambda now: now and replace(now, fenced_at=None, confirmed=False))
         self.attach(host)
         return True
 

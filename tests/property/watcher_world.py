@@ -56,18 +56,20 @@ class Inline:
 
 
 class Observed(EmulatedTransport):
-    """Remembers when which controllers were to be detached. A drive may act on a command much later."""
+    """Remembers when controllers were to be detached, or attached. A drive may act on a command much later."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.cuts: list[tuple[float, frozenset[int]]] = []
+        self.given: list[tuple[float, frozenset[int]]] = []
 
     async def run(self, device: int, commands: Sequence[Command], until: float | None = None) -> list[Completion]:
         now = asyncio.get_running_loop().time()
         for command in commands:
             if command.opcode == NAMESPACE_ATTACHMENT:
                 count, *ids = struct.unpack("<2048H", command.data)
-                self.cuts.append((now, frozenset(ids[:count])))
+                done = self.cuts if command.cdw10 & 0xF else self.given
+                done.append((now, frozenset(ids[:count])))
         return await super().run(device, commands, until)
 
 
@@ -219,7 +221,8 @@ class World:
             self.wrong.append(f"{asked.request_id} is visible before its audit line")
         if document["success"] is True and asked.action != "on" and self.attached(asked.host):
             started = max(at for at, hosts in self.begun if asked.host in hosts)
-            if not any(moment >= started for moment in self.readmitted.get(asked.host, ())):
+            given = [at for at, named in self.transport.given if named & self.controllers(asked.host)]
+            if not any(moment >= started for moment in (*self.readmitted.get(asked.host, ()), *given)):
                 self.wrong.append(f"{asked.host} is called fenced and is attached")
 
     def audited(self) -> set[str]:
@@ -233,7 +236,10 @@ class World:
         return found
 
     def judge_cuts(self) -> None:
-        """Every detach was wanted: by a request that was there when its pass began and had not expired since."""
+        """Every detach was wanted: by a request that was there when its pass began and had not expired since.
+
+        Every attach was wanted by an `on`.
+        """
         for when, named in self.transport.cuts:
             hosts = [host for host in HOSTS if named & self.controllers(host)]
             if not named or named - frozenset().union(*map(self.controllers, hosts)):
@@ -245,6 +251,12 @@ class World:
                     for a in self.asked.values()
                 ):
                     self.wrong.append(f"a cut of {host} is sent at {when} and nobody asked for it")
+        for when, named in self.transport.given:
+            for host in HOSTS:
+                mine = named & self.controllers(host)
+                wanted = [a for a in self.asked.values() if a.host == host and a.action == "on"]
+                if mine and not any(a.at <= when <= a.at + a.limit for a in wanted):
+                    self.wrong.append(f"{host} is given something at {when} and nobody asked for it")
 
 
 def build(

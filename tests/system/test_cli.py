@@ -190,6 +190,7 @@ SIMULATED: dict[str, tuple[list[str], set[str]]] = {
 }
 HOST_KEYS = {
     "host", "confirmed", "message", "simulated", "backend", "started_at", "seconds", "missing", "drives",
+    "not_on_record",
 }  # fmt: skip
 
 

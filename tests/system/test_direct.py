@@ -59,6 +59,29 @@ def test_on_succeeds_changes_nothing_and_says_so(node: Node) -> None:
     assert [line["result"] for line in node.lines(2)] == ["fenced", "unchanged"]
 
 
+def test_on_gives_back_what_was_taken_where_agents_may(node: Node) -> None:
+    settings = node.path / "settings.toml"
+    settings.write_text(f'agents_may_restore = true\nresponse_dir = "{node.path}/responses"\n')
+    node.fence()
+    assert node.cut_off() == {SLOT_0}
+    result = node.fence("on", settings_file=settings)
+    assert (result.code, "Restored c1" in result.err) == (0, True)
+    assert node.cut_off() == set()
+    again = node.fence("on", settings_file=settings)
+    assert (again.code, "Nothing is on record" in again.err) == (0, True)
+    assert [line["result"] for line in node.lines(3)] == ["fenced", "restored", "restored"]
+
+
+def test_on_that_cannot_give_all_back_fails_and_names_what_is_left(node: Node) -> None:
+    settings = node.path / "settings.toml"
+    settings.write_text(f'agents_may_restore = true\nresponse_dir = "{node.path}/responses"\n')
+    node.fence()
+    node.write(fleet=FLEET + REMOVED)
+    result = node.fence("on", settings_file=settings)
+    assert result.code == 1
+    assert "GONE" in result.err or "SIM00001" in result.err
+
+
 @pytest.mark.parametrize("action", ["off", "reboot", "on", "status"])
 def test_a_node_that_the_map_lacks_is_a_failure(node: Node, action: str) -> None:
     result = node.fence(action, "c11")

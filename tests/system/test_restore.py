@@ -321,6 +321,30 @@ def test_on_gives_back_what_was_taken_if_agents_may(watched: Watching) -> None:
     assert [line["evidence"] and line["evidence"]["complete"] for line in watched.lines()[1:]] == [True, None]
 
 
+def test_a_fence_that_is_asked_for_during_an_on_wins(watched: Watching) -> None:
+    watched.write(FLEET + SLOW.replace('serial = "SLOW"', 'serial = "SIM00001"'))
+    with watched.watcher("--agents-may-restore") as running:
+        assert watched.answered(watched.ask("r-1.json"))["success"] is True
+        on = watched.ask("r-2.json", action="on")
+        running.hears("restoring c1")
+        time.sleep(0.5)
+        assert watched.answered(watched.ask("r-3.json"))["success"] is True
+        answer = watched.answered(on)
+        assert answer["success"] is False
+        assert "a fence of c1 has begun" in answer["message"]
+        assert all(2 not in ids for drive in watched.attached().values() for ids in drive.values())
+        assert watched.answered(watched.ask("r-4.json", action="on"))["success"] is True
+        assert state(watched) == {}
+
+
+def test_an_on_during_a_fence_is_refused(watched: Watching) -> None:
+    with watched.watcher("--agents-may-restore", "--quiesce", "wait:1") as running:
+        watched.ask("r-1.json")
+        running.hears("fencing c1")
+        answer = watched.answered(watched.ask("r-2.json", action="on"))
+        assert (answer["success"], "a fence of c1 is under way" in answer["message"]) == (False, True)
+
+
 def test_on_changes_nothing_unless_agents_may(watched: Watching) -> None:
     with watched.watcher():
         assert watched.agent("-o", "off", "-n", "c1").returncode == 0

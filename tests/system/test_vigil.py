@@ -70,7 +70,8 @@ def test_with_enforce_it_is_cut_again_until_it_is_unfenced_or_restored(place: Sh
         running.hears("cut again: SIMULATED: Fenced c1")
         running.hears("cut again: SIMULATED: Fenced c2")
         assert not holders(place) & {SLOT_0, SLOT_1}
-        lines = until(lambda: len(place.lines("enforced")) == 2 and place.lines("enforced"), "the audit has both")
+        until(lambda: len(place.lines("enforced")) == 2, "the audit has both")
+        lines = place.lines("enforced")
         assert {line["host"] for line in lines} == {"c1", "c2"}
         assert all(line["evidence"]["confirmed"] for line in lines)
 

@@ -170,11 +170,28 @@ def test_what_a_restore_gave_in_part_is_no_return(world: World) -> None:
     play(world, story)
 
 
-def test_a_restore_that_died_leaves_a_return(world: World) -> None:
+def test_what_a_restore_gave_that_died_is_no_return(world: World) -> None:
     async def story(world: World) -> None:
         await world.fence("c1")
         assert world.begin_restore("c1")
         world.locks.pop("c1").end()  # as the kernel does for a process that is killed
+        await asyncio.sleep(4 * VIGIL_S)
+        assert world.said == []
+        assert world.attached("c1")
+
+    play(world, story)
+
+
+def test_while_somebody_has_the_lock_of_a_restore_nothing_is_a_return(world: World) -> None:
+    """Whatever the record says: whoever has it may be giving the host something."""
+
+    async def story(world: World) -> None:
+        await world.fence("c1")
+        lock = world.there.locks.restore("c1")
+        world.attach("c1")
+        await asyncio.sleep(4 * VIGIL_S)
+        assert world.said == []
+        lock.end()
         await asyncio.sleep(VIGIL_S + 1)
         assert world.alarms() == {"c1"}
 

@@ -56,7 +56,7 @@ def target(drives: list[observer.Drive], function: int) -> dict[str, int]:
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(200)
+@pytest.mark.limit(600)
 @both
 def test_off_cuts_one_node_off_and_status_says_what_the_observer_sees(
     shape: Shape, drives: list[observer.Drive], tmp_path: Path, backend: str
@@ -72,7 +72,7 @@ def test_off_cuts_one_node_off_and_status_says_what_the_observer_sees(
 
 
 @pytest.mark.shape("own-vf")
-@pytest.mark.limit(240)
+@pytest.mark.limit(480)
 @both
 def test_a_drive_whose_commands_the_kernel_holds_delays_neither_the_cut_on_the_other_nor_the_exit(
     drives: list[observer.Drive], shape: Shape, tmp_path: Path, backend: str

@@ -14,7 +14,7 @@ from tests.lab.shape import Shape
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_a_drive_that_never_answers(drive: observer.Drive, device: observer.Device) -> None:
     with observer.Device(drive.function(2).path) as silent:
         controller = faults.hang(drive, 2)

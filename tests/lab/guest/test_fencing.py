@@ -46,7 +46,7 @@ def target(drives: list[observer.Drive], function: int) -> dict[str, int]:
 
 
 @pytest.mark.shape("rabbit")
-@pytest.mark.limit(200)
+@pytest.mark.limit(400)
 @both
 def test_one_host_of_sixteen_is_cut_on_all_drives_and_the_others_are_untouched(
     drives: list[observer.Drive], map_file: Path, backend: str
@@ -77,7 +77,7 @@ def test_one_host_of_sixteen_is_cut_on_all_drives_and_the_others_are_untouched(
 
 
 @pytest.mark.shape("rabbit")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_sixteen_hosts_are_cut_in_one_pass_with_one_command_for_each_namespace(
     shape: Shape, drives: list[observer.Drive], map_file: Path
 ) -> None:
@@ -90,7 +90,7 @@ def test_sixteen_hosts_are_cut_in_one_pass_with_one_command_for_each_namespace(
 
 
 @pytest.mark.shape("rabbit")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_status_and_check_say_what_the_observer_sees(drives: list[observer.Drive], map_file: Path) -> None:
     with observer.Device(drives[4].primary.path) as device:
         device.detach(2, [target(drives, 3)[drives[4].serial]])
@@ -128,7 +128,7 @@ def test_a_namespace_attached_while_fencing_is_caught_by_the_read_back(
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(120)
+@pytest.mark.limit(240)
 @both
 def test_a_drive_pulled_in_the_middle_is_a_failure_that_names_it_and_all_others_are_cut(
     drives: list[observer.Drive], map_file: Path, backend: str
@@ -157,7 +157,7 @@ def test_a_drive_pulled_in_the_middle_is_a_failure_that_names_it_and_all_others_
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(120)
+@pytest.mark.limit(240)
 def test_what_cannot_be_fenced_is_refused_with_its_exit_code(
     shape: Shape, drives: list[observer.Drive], tmp_path: Path
 ) -> None:
@@ -186,7 +186,7 @@ def test_what_cannot_be_fenced_is_refused_with_its_exit_code(
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(100)
+@pytest.mark.limit(200)
 @both
 def test_the_fenced_host_cannot_write_and_the_other_goes_on(
     drives: list[observer.Drive], map_file: Path, backend: str, start_writer: Callable[[Path], Path]
@@ -204,7 +204,7 @@ def test_the_fenced_host_cannot_write_and_the_other_goes_on(
 
 
 @pytest.mark.shape("own-vf")
-@pytest.mark.limit(200)
+@pytest.mark.limit(400)
 @both
 def test_a_hung_drive_delays_neither_the_cut_on_the_other_nor_the_exit(
     shape: Shape, drives: list[observer.Drive], tmp_path: Path, backend: str
@@ -243,7 +243,7 @@ def test_drives_without_virtual_functions_are_cut_by_controller_id(
 
 
 @pytest.mark.shape("wide")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 @both
 def test_sixty_four_namespaces_of_one_drive_are_cut(
     shape: Shape, drives: list[observer.Drive], map_file: Path, backend: str

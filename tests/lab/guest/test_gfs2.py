@@ -111,7 +111,7 @@ def history(rig: Rig) -> str:
     return rig.room.run("stonith_admin", "--history", DEAD, "--verbose", limit_s=30).stdout
 
 
-@pytest.mark.limit(400)
+@pytest.mark.limit(600)
 def test_a_mount_waits_while_the_fence_fails_and_goes_on_when_the_dead_node_is_truly_cut(
     rig: Rig, drive: observer.Drive
 ) -> None:
@@ -133,7 +133,7 @@ def test_a_mount_waits_while_the_fence_fails_and_goes_on_when_the_dead_node_is_t
     rig.locks.stop()
 
 
-@pytest.mark.limit(400)
+@pytest.mark.limit(600)
 def test_how_long_a_mount_waits_after_a_death_beside_an_agent_that_does_nothing(
     rig: Rig, drive: observer.Drive
 ) -> None:
@@ -158,7 +158,7 @@ def test_how_long_a_mount_waits_after_a_death_beside_an_agent_that_does_nothing(
     )
 
 
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_the_gfs2_of_a_fenced_host_withdraws_and_writes_nothing_more(
     rig: Rig, drive: observer.Drive, tmp_path: Path
 ) -> None:

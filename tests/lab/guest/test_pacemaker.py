@@ -21,7 +21,7 @@ from tests.lab.guest.test_fencing import target
 from tests.lab.guest.watching import Place
 from tests.lab.shape import Shape
 
-pytestmark = [pytest.mark.cluster, pytest.mark.shape("cluster"), pytest.mark.limit(150)]
+pytestmark = [pytest.mark.cluster, pytest.mark.shape("cluster"), pytest.mark.limit(400)]
 RABBIT, MEMBER, STRANGER = "rabbit-node-1", "compute-node-1", "compute-node-2"
 """The Rabbit and one compute are the cluster; the other compute is known to the fence device alone."""
 FUNCTIONS = {MEMBER: 2, STRANGER: 3, "compute-node-3": 4}

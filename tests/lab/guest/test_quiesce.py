@@ -131,7 +131,7 @@ def test_without_quiesce_late_writes_are_caught(
     assert caught
 
 
-@pytest.mark.limit(120)
+@pytest.mark.limit(240)
 def test_by_default_the_drives_are_drained_and_check_says_so(
     baseline: bringup.Attachments, drives: list[observer.Drive], streams: Streams, map_file: Path
 ) -> None:

@@ -16,7 +16,7 @@ from tests.lab.guest.test_fencing import target
 from tests.lab.guest.watching import Observed, Place
 from tests.lab.shape import Shape
 
-pytestmark = [pytest.mark.shape("small"), pytest.mark.limit(150)]
+pytestmark = [pytest.mark.shape("small"), pytest.mark.limit(400)]
 HOST, VF = "compute-2", 4
 SHARED = ("1", "2", "3")
 """Namespaces that the emulator gives every function that comes up."""

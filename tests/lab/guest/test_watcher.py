@@ -26,7 +26,7 @@ FIRST_VF = 2
 ROUNDS = 3
 AFTER_S = 2.5
 """Seconds for which the medium is watched after the response."""
-KILLS = 5
+KILLS = 3
 """Instants at which the watcher is killed, beside those that are chosen."""
 KILL_QUIESCE = "wait:0.1"
 
@@ -93,7 +93,7 @@ def check_round(streams: Streams, sentinel: Sentinel[Sample], victim: dict[str, 
 
 
 @pytest.mark.shape("slow")
-@pytest.mark.limit(240)
+@pytest.mark.limit(480)
 @both
 def test_from_the_instant_of_the_response_no_number_of_the_fenced_host_comes_to_the_medium(
     baseline: bringup.Attachments, place: Place, drives: list[observer.Drive], streams: Streams, backend: str
@@ -121,7 +121,7 @@ def test_from_the_instant_of_the_response_no_number_of_the_fenced_host_comes_to_
 
 
 @pytest.mark.shape("slow")
-@pytest.mark.limit(120)
+@pytest.mark.limit(240)
 def test_a_response_before_the_cut_would_be_noticed(
     place: Place, streams: Streams, drives: list[observer.Drive]
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_response_before_the_cut_would_be_noticed(
 
 
 @pytest.mark.shape("slow")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_without_quiesce_writes_under_way_come_to_a_slow_medium_after_the_response(
     place: Place, streams: Streams, drives: list[observer.Drive]
 ) -> None:
@@ -153,7 +153,7 @@ def test_without_quiesce_writes_under_way_come_to_a_slow_medium_after_the_respon
 
 
 @pytest.mark.shape("rabbit")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_exit_0_means_that_no_controller_of_the_host_is_attached_to_any_namespace_of_18_drives(
     place: Place, drives: list[observer.Drive], observed: Observed
 ) -> None:
@@ -173,7 +173,7 @@ def test_exit_0_means_that_no_controller_of_the_host_is_attached_to_any_namespac
 
 
 @pytest.mark.shape("rabbit")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_all_16_hosts_at_once_get_a_response_each_on_record_before_it_is_visible(
     place: Place, drives: list[observer.Drive], observed: Observed
 ) -> None:
@@ -208,7 +208,7 @@ def test_all_16_hosts_at_once_get_a_response_each_on_record_before_it_is_visible
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(120)
+@pytest.mark.limit(240)
 def test_a_pulled_drive_fails_fences_by_name_until_it_is_back_and_the_watcher_goes_on(
     shape: Shape, baseline: bringup.Attachments, place: Place, drives: list[observer.Drive]
 ) -> None:
@@ -267,7 +267,7 @@ def moments_to_kill(length: float) -> list[str]:
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(200)
+@pytest.mark.limit(600)
 def test_a_watcher_killed_at_any_instant_leaves_no_false_word_and_its_successor_serves(
     baseline: bringup.Attachments, place: Place, drives: list[observer.Drive], observed: Observed
 ) -> None:
@@ -325,7 +325,7 @@ def names_of(drives: list[observer.Drive]) -> dict[str, str]:
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(150)
+@pytest.mark.limit(300)
 def test_drives_that_change_their_numbers_are_fenced_by_identity(
     shape: Shape, baseline: bringup.Attachments, place: Place, drives: list[observer.Drive]
 ) -> None:
