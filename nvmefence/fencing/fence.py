@@ -220,7 +220,7 @@ class _DriveFence:
         else:  # it may have shown, in part, that a host is attached again
             self.clean_since.clear()
             self.evidence.quiesced.clear()
-            self.secondary.forget(cntlid for ids in attached.of(self.controllers).values() for cntlid in ids)
+            self.secondary.forget(self.controllers)
         return attached
 
     def _note_clean(self) -> None:

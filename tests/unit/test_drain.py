@@ -339,3 +339,24 @@ def test_rules_by_name(text: str, name: str, least: float) -> None:
 def test_no_rules(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         parse(text)
+
+
+def test_what_an_incomplete_read_may_have_missed_after_it_came_back_is_drained_again() -> None:
+    """A host that is online again may have been attached, and written, where the read did not look."""
+    bench = Bench()
+    unread: list[Command] = []
+
+    def hook(_path: str, command: Command) -> Fault | None:
+        back = any(what == "online" for what, _ in bench.changes())
+        if back and not unread and command == commands.attached_controllers(2):
+            unread.append(command)
+            bench.drive.set_attached(2, [VF2])
+            return fail(0x4006)
+        return None
+
+    bench.fault(hook)
+    report = bench.fence()
+    assert unread
+    assert report.confirmed("c1")
+    assert [what for what, _ in bench.changes()].count("offline") == 2
+    assert bench.resources(VF1) == (True, 2, 2)
