@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -83,12 +83,23 @@ TEXTS: dict[str, tuple[str, Break]] = {
 }  # fmt: skip
 
 
+_leaked: Final[list[int]] = []
+
+
 def _leaking(real: Callable[..., files.Content]) -> Callable[..., files.Content]:
     def read(directory: files.Directory, *more: Any, **named: Any) -> files.Content:
-        os.dup(directory.fd)
+        _leaked.append(os.dup(directory.fd))
         return real(directory, *more, **named)
 
     return read
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    """Close what a test leaked: select() in later tests knows the first 1024 descriptors only."""
+    yield
+    while _leaked:
+        os.close(_leaked.pop())
 
 
 def _dropped(self: RequestDirectory, name: str, reason: str) -> str:
