@@ -114,14 +114,15 @@ int nvmefence_device_backend(struct nvmefence_queue *queue, int device);
  * More than NVMEFENCE_PER_DEVICE wait here in order of arrival. A command not yet handed to the kernel at
  * `until_ns` (CLOCK_MONOTONIC; 0: never) never will be, and completes with -ETIME.
  *
- * Call nvmefence_reap after it: completions that are there already are not signalled.
+ * They are handed to the kernel by the next nvmefence_reap, which must follow: so that what is submitted for many
+ * devices goes there in one system call.
  */
 int nvmefence_submit(struct nvmefence_queue *queue, int device, uint64_t batch, uint32_t count,
 		     const struct nvmefence_command *commands, const uint8_t *data, uint64_t data_length,
 		     uint64_t until_ns);
 
 /*
- * Take up to `max` completions and return their number; their data lies in `data`, one after another, for
+ * Hand over what was submitted, take up to `max` completions and return their number; their data lies in `data`, one after another, for
  * which `max` * NVMEFENCE_PAGE bytes are always enough. Call again while it returns `max`.
  */
 int nvmefence_reap(struct nvmefence_queue *queue, struct nvmefence_completion *completions, uint32_t max,

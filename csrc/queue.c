@@ -312,7 +312,6 @@ static int submit(struct nvmefence_queue *queue, struct device *device, uint64_t
 		slot_list_push(&device->node->waiting, slot);
 	}
 	queue->waiting += count;
-	dispatch(queue);
 	return 0;
 }
 

@@ -164,6 +164,8 @@ class Queue:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: dict[int, _Batch] = {}
         self._last = 0
+        self._handing_over = False
+        """Whether a call of the running loop is on its way that hands over what was submitted."""
         self._completions = ffi.new("struct nvmefence_completion[]", _REAP_AT_ONCE)
         self._completion_bytes = ffi.buffer(self._completions)
         self._data = ffi.new("uint8_t[]", _REAP_AT_ONCE * PAGE)
@@ -222,16 +224,25 @@ class Queue:
         self._check(status)
         self._batches[number] = batch
         try:
-            self._reap()
-            if batch.missing:
-                await self._wait(loop, number, batch, until)
+            self._hand_over(loop)
+            await self._wait(loop, batch, until)
         finally:
             if batch.missing:
                 self._abandon(number)
             del self._batches[number]
         return [answer for answer in batch.answers if answer is not None]
 
-    async def _wait(self, loop: asyncio.AbstractEventLoop, number: int, batch: _Batch, until: float | None) -> None:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have all that is submitted in this turn of the loop, for whichever device, go to the kernel in one call."""
+        if not self._handing_over:
+            self._handing_over = True
+            loop.call_soon(self._hand_over_now)
+
+    def _hand_over_now(self) -> None:
+        self._handing_over = False
+        self._reap()
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, batch: _Batch, until: float | None) -> None:
         batch.future = loop.create_future()
         timer = None if until is None else loop.call_at(until, self._expire, batch)
         try:
@@ -304,10 +315,14 @@ class Queue:
             if self._batches:
                 raise RuntimeError("the queue is in use by another event loop")
             self._unwatch(self._loop)
+        for number, batch in list(self._batches.items()):  # their loop was closed while they waited
+            batch.future = None
+            self._abandon(number)
         loop.add_reader(self._event_fd, self._reap)
         if self._ring_fd >= 0:
             loop.add_reader(self._ring_fd, self._reap)
         self._loop = loop
+        self._handing_over = False  # an earlier loop may have ended before it came to it
         return loop
 
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -317,7 +332,7 @@ class Queue:
         self._loop = None
 
     def _reap(self) -> None:
-        """Take in everything that has completed."""
+        """Hand over what was submitted, and take in everything that has completed."""
         handle = self._handle
         count = _REAP_AT_ONCE
         while handle is not None and count == _REAP_AT_ONCE:

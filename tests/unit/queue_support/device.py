@@ -64,6 +64,10 @@ def faults() -> int:
     return int(SHIM.shim_faults())
 
 
+def enters() -> int:
+    return int(SHIM.shim_enters())
+
+
 def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 

@@ -70,6 +70,7 @@ static uint32_t journal[SHIM_JOURNAL];
 static uint32_t journalled, faults;
 static struct { uint64_t device; uint32_t now, peak; } peaks[PEAKS];
 static int enter_error, enter_failures, setup_error, no_threads;
+static uint32_t enters;
 
 /* A view of our own on each ring's submission queue. */
 static struct {
@@ -154,6 +155,11 @@ uint32_t shim_peak(uint64_t device)
 uint32_t shim_faults(void)
 {
 	return faults;
+}
+
+uint32_t shim_enters(void)
+{
+	return enters;
 }
 
 void shim_fail_enter(int error, int count)
@@ -346,6 +352,7 @@ __attribute__((no_sanitize("address", "thread", "undefined"))) long syscall(long
 		return -1;
 	}
 	if (number == __NR_io_uring_enter) {
+		__atomic_add_fetch(&enters, 1, __ATOMIC_RELAXED);
 		if (enter_failures > 0 && enter_failures--) {
 			errno = enter_error;
 			return -1;

@@ -33,6 +33,9 @@ uint32_t shim_journal(uint32_t *values, uint32_t max);
 uint32_t shim_peak(uint64_t device);
 uint32_t shim_faults(void);
 
+/* Calls of io_uring_enter so far. */
+uint32_t shim_enters(void);
+
 /* Let the next `count` calls of io_uring_enter, or all of io_uring_setup from now on, fail; or pthread_create. */
 void shim_fail_enter(int error, int count);
 void shim_fail_setup(int error);
