@@ -56,11 +56,8 @@ class Attached:
     def of(self, controllers: Iterable[int]) -> dict[int, tuple[int, ...]]:
         """Return, by NSID, which of `controllers` are attached; namespaces without any are left out."""
         wanted = frozenset(controllers)
-        return {
-            nsid: tuple([cntlid for cntlid in ids if cntlid in wanted])
-            for nsid, ids in self.by_nsid.items()
-            if not wanted.isdisjoint(ids)
-        }
+        seen = {nsid: wanted.intersection(ids) for nsid, ids in self.by_nsid.items()}
+        return {nsid: tuple(sorted(ids)) for nsid, ids in seen.items() if ids}
 
 
 class DriveSession:

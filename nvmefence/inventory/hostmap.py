@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -110,27 +110,50 @@ class HostMap:
                 "controller id 0 is refused",
                 "if the host really owns controller 0, set allow_controller_zero = true under [drives]",
             )
-        own = {controller.cntlid for controller in self.own_controllers(view.drive)}
-        if ids & own:
+        own = ids & self._own_ids(view)
+        if own:
             raise Refusal(
-                f"controller {min(ids & own)} is this machine's own",
+                f"controller {min(own)} is this machine's own",
                 "correct the map; if hosts' controllers are visible here on purpose, set own under [drives]",
             )
-        for other in self.hosts.values():
-            if other.name == host.name or _disjoint(host.selector, other.selector):
+        # Different virtual functions, which the map's check made sure of, are different controllers on any drive.
+        kinds = (
+            (ByController,) if isinstance(host.selector, ByVirtualFunction) else (ByController, ByVirtualFunction)
+        )
+        for owners in [self._owners(view, kind) for kind in kinds]:
+            for cntlid in sorted(ids.intersection(owners)):
+                others = [name for name in owners[cntlid] if name != host.name]
+                if others:
+                    raise Refusal(
+                        f"controller {cntlid} belongs to {host.name} and {others[0]} alike",
+                        f"correct one of them in {self.path}",
+                    )
+        return ids
+
+    def _own_ids(self, view: DriveView) -> frozenset[int]:
+        known: frozenset[int] | None = view.derived.get("own")
+        if known is None:
+            known = view.derived["own"] = frozenset(c.cntlid for c in self.own_controllers(view.drive))
+        return known
+
+    def _owners(self, view: DriveView, kind: type[Selector]) -> Mapping[int, Sequence[str]]:
+        """Return, by controller id, the hosts named by this kind of selector which it belongs to on the drive."""
+        known: Mapping[int, Sequence[str]] | None = view.derived.get(kind)
+        if known is not None:
+            return known
+        owners: dict[int, list[str]] = {}
+        for host in self.hosts.values():
+            if not isinstance(host.selector, kind):
                 continue
             try:
-                shared = ids & other.selector.resolve(view)
+                ids: Iterable[int] = host.selector.resolve(view)
             except Refusal:
-                # What the map says of the other host holds even where that host itself cannot be fenced.
-                named = other.selector.ids(view.drive) if isinstance(other.selector, ByController) else ()
-                shared = ids.intersection(named)
-            if shared:
-                raise Refusal(
-                    f"controller {min(shared)} belongs to {host.name} and {other.name} alike",
-                    f"correct one of them in {self.path}",
-                )
-        return ids
+                # What the map says of a host holds even where that host itself cannot be fenced.
+                ids = host.selector.ids(view.drive) if isinstance(host.selector, ByController) else ()
+            for cntlid in ids:
+                owners.setdefault(cntlid, []).append(host.name)
+        view.derived[kind] = owners
+        return owners
 
     def select(self, found: Sequence[Drive]) -> Selection:
         """Pick the expected drives out of what was found, and say what is missing or too much."""
@@ -163,8 +186,3 @@ class HostMap:
 def _matches(drive: Drive, patterns: Sequence[str]) -> bool:
     names = (drive.serial, drive.nqn, drive.model)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
-
-
-def _disjoint(one: Selector, other: Selector) -> bool:
-    """Different virtual functions, which the map's check made sure of, are different controllers on any drive."""
-    return isinstance(one, ByVirtualFunction) and isinstance(other, ByVirtualFunction)

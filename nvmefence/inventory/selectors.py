@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from nvmefence.inventory.drives import Drive
 from nvmefence.nvme.structures import SecondaryController
@@ -33,6 +33,8 @@ class DriveView:
     """Controller ids of the subsystem (CNS 13h); None when not asked for or not answered."""
     secondaries: Sequence[SecondaryController] | None
     """Secondary controllers (CNS 15h), likewise."""
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the host map worked out from it; kept so that many hosts cost what one does."""
 
 
 @dataclass(frozen=True, slots=True)

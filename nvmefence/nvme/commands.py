@@ -6,6 +6,7 @@ Section and figure numbers are those of the NVM Express Base Specification 2.0.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -112,7 +113,11 @@ def controller_list(controllers: Iterable[int]) -> bytes:
     Raises ValueError for an empty list, more than 2047 entries, duplicates, or an id out of range: each of
     them would make the controller act on something nobody named.
     """
-    ids = sorted(controllers)
+    return _controller_list(tuple(sorted(controllers)))
+
+
+@functools.lru_cache(maxsize=64)  # a fence sends the same few lists for every namespace of every drive
+def _controller_list(ids: tuple[int, ...]) -> bytes:
     if not ids:
         raise ValueError("a controller list must name at least one controller")
     if len(ids) > CONTROLLERS_PER_LIST:

@@ -52,50 +52,59 @@ class Query:
     """A read that may need several pages: how to ask, how to parse, where the next page starts."""
 
     what: str
-    command: Callable[[int], Command]
-    """From the start of a page."""
-    parse: Callable[[bytes, int], Sequence[Any]]
+    first: Command
+    """For the first page, which starts at 0."""
+    parse: Callable[[bytes, int], list[Any]]
     """From the data and the start of its page. Raises MalformedData."""
+    later: Callable[[int], Command] | None = None
+    """From the start of a later page; None: there is only one."""
     full: int = 0
-    """Entries of a full page; 0: there is only one page."""
+    """Entries of a full page, after which there may be another one."""
     next_start: Callable[[Any], int] = lambda last: int(last) + 1
     """From the last entry of a full page."""
 
+    def at(self, start: int) -> Command:
+        """Return the command for the page that starts there."""
+        return self.later(start) if start and self.later is not None else self.first
 
-def _identify(data: bytes, _start: int) -> Sequence[structures.IdentifyController]:
-    return (structures.identify_controller(data),)
+
+def _identify(data: bytes, _start: int) -> list[structures.IdentifyController]:
+    return [structures.identify_controller(data)]
 
 
-IDENTIFY_CONTROLLER: Final = Query("Identify Controller", lambda _: commands.identify_controller(), _identify)
+IDENTIFY_CONTROLLER: Final = Query("Identify Controller", commands.identify_controller(), _identify)
 ALLOCATED_NAMESPACES: Final = Query(
     "Identify Allocated Namespace list (CNS 10h)",
-    commands.allocated_namespaces,
+    commands.allocated_namespaces(),
     structures.namespace_list,
+    commands.allocated_namespaces,
     structures.NAMESPACES_PER_LIST,
     int,
 )
 SUBSYSTEM_CONTROLLERS: Final = Query(
     "Identify Controller list (CNS 13h)",
-    commands.subsystem_controllers,
+    commands.subsystem_controllers(),
     structures.controller_list,
+    commands.subsystem_controllers,
     commands.CONTROLLERS_PER_LIST,
 )
 SECONDARY_CONTROLLERS: Final = Query(
     "Identify Secondary Controller list (CNS 15h)",
-    commands.secondary_controllers,
+    commands.secondary_controllers(),
     structures.secondary_controller_list,
+    commands.secondary_controllers,
     structures.SECONDARIES_PER_LIST,
     lambda last: int(last.cntlid) + 1,
 )
 PRIMARY_CAPABILITIES: Final = Query(
     "Identify Primary Controller Capabilities (CNS 14h)",
-    lambda _: commands.primary_capabilities(),
-    lambda data, _: (structures.primary_capabilities(data),),
+    commands.primary_capabilities(),
+    lambda data, _: [structures.primary_capabilities(data)],
 )
 EFFECTS_LOG: Final = Query(
     "Commands Supported and Effects log",
-    lambda _: commands.effects_log(),
-    lambda data, _: (structures.admin_effects(data),),
+    commands.effects_log(),
+    lambda data, _: [structures.admin_effects(data)],
 )
 
 
@@ -104,8 +113,9 @@ def attached_controllers(nsid: int) -> Query:
     """CNS 12h for one namespace."""
     return Query(
         f"Identify controllers attached to namespace {nsid} (CNS 12h)",
-        lambda first: commands.attached_controllers(nsid, first),
+        commands.attached_controllers(nsid),
         structures.controller_list,
+        functools.partial(commands.attached_controllers, nsid),
         commands.CONTROLLERS_PER_LIST,
     )
 
@@ -138,33 +148,49 @@ class Controller:
         A query that fails for good, or whose data breaks the specification, yields an `AnswerError` in its
         place. Failures that may pass (DNR clear) are tried again up to `MAX_TRIES` times.
         """
-        collected: list[list[Any]] = [[] for _ in queries]
-        failed: dict[int, AnswerError] = {}
-        pending = dict.fromkeys(range(len(queries)), 0)
-        tries: dict[int, int] = {}
+        answers = await self.run([query.first for query in queries])
+        found = [_parse(query, answer, 0) for query, answer in zip(queries, answers, strict=True)]
+        pending: dict[int, int] = {}
+        for n, page in enumerate(found):
+            start = _to_read_on(queries[n], page, 0)
+            if start is not None:
+                pending[n] = start
+        if pending:
+            await self._read_on(queries, found, pending)
+        return found
+
+    async def _read_on(
+        self, queries: Sequence[Query], found: list[list[Any] | AnswerError], pending: dict[int, int]
+    ) -> None:
+        """Read later pages, and those again whose failure may pass; `pending` has their starts."""
+        entries = {n: [] if isinstance(page := found[n], AnswerError) else page for n in pending}
+        tries = {n: int(isinstance(found[n], AnswerError)) for n in pending}
         while pending:
-            answers = await self.run([queries[n].command(start) for n, start in pending.items()])
-            pause = 0.0
+            if pause := max(RETRY_PAUSE * (tries[n] + 1) if tries[n] else 0.0 for n in pending):
+                await asyncio.sleep(pause)
+            answers = await self.run([queries[n].at(start) for n, start in pending.items()])
             for (n, start), answer in zip(list(pending.items()), answers, strict=True):
-                if answer.status and status.may_retry(answer.status) and tries.get(n, 1) < MAX_TRIES:
-                    tries[n] = tries.get(n, 1) + 1
-                    pause = max(pause, RETRY_PAUSE * tries[n])
+                page = _parse(queries[n], answer, start)
+                following = _to_read_on(queries[n], page, start)
+                failed = isinstance(page, AnswerError)
+                tries[n] = tries[n] + 1 if failed else 0
+                if not isinstance(page, AnswerError):
+                    entries[n].extend(page)
+                if following is not None and tries[n] < MAX_TRIES:
+                    pending[n] = following
                     continue
                 del pending[n]
-                query = queries[n]
-                page = _parse(query, answer, start)
-                if isinstance(page, AnswerError):
-                    failed[n] = page
-                    continue
-                collected[n].extend(page)
-                if query.full and len(page) >= query.full:
-                    pending[n] = query.next_start(page[-1])
-            if pause:
-                await asyncio.sleep(pause)
-        return [failed.get(n, entries) for n, entries in enumerate(collected)]
+                found[n] = page if isinstance(page, AnswerError) else entries[n]
 
 
-def _parse(query: Query, answer: Completion, start: int) -> Sequence[Any] | AnswerError:
+def _to_read_on(query: Query, page: list[Any] | AnswerError, start: int) -> int | None:
+    """Return the start of what is to be read next: the same page again, a later one, or none."""
+    if isinstance(page, AnswerError):
+        return start if page.may_pass else None
+    return query.next_start(page[-1]) if query.later is not None and len(page) >= query.full else None
+
+
+def _parse(query: Query, answer: Completion, start: int) -> list[Any] | AnswerError:
     if answer.status:
         return AnswerError.from_status(query.what, answer.status)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 import struct
 import time
@@ -128,15 +129,16 @@ class _Batch:
             self.future.set_result(None)
 
 
+@functools.lru_cache(maxsize=1024)
+def _record(command: Command) -> bytes:
+    """Return a command as `struct nvmefence_command`; the same few go to every drive."""
+    return _COMMAND.pack(command.sqe(), command.timeout_ms, command.read, len(command.data), 0)
+
+
 def _encode(commands: Sequence[Command]) -> tuple[bytes, bytes]:
     """Return the commands as an array of `struct nvmefence_command`, and the data they send."""
     try:
-        records = b"".join(
-            [
-                _COMMAND.pack(command.sqe(), command.timeout_ms, command.read, len(command.data), 0)
-                for command in commands
-            ]
-        )
+        records = b"".join([_record(command) for command in commands])
     except struct.error as error:
         raise ValueError(f"a field of a command is out of range: {error}") from error
     for command in commands:
@@ -233,7 +235,7 @@ class Queue:
         return [answer for answer in batch.answers if answer is not None]
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have all that is submitted in this turn of the loop, for whichever device, go to the kernel in one call."""
+        """Have all that is submitted in this turn of the loop go to the kernel in one call, whichever device."""
         if not self._handing_over:
             self._handing_over = True
             loop.call_soon(self._hand_over_now)

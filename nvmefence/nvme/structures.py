@@ -175,13 +175,19 @@ class SecondaryController(NamedTuple):
 
     cntlid: int
     primary: int
-    online: bool
+    state: int
+    """SCS: bit 0 is set when the secondary controller is online."""
     vf: int
     """VFN: the virtual function number, 0 when the secondary controller is not one."""
     queues: int
     """NVQ: VQ flexible resources assigned."""
     interrupts: int
     """NVI: VI flexible resources assigned."""
+
+    @property
+    def online(self) -> bool:
+        """Whether it is online (SCS bit 0)."""
+        return bool(self.state & 1)
 
 
 _SECONDARY: Final = struct.Struct("<HHB3xHHH18x")
@@ -193,13 +199,11 @@ def secondary_controller_list(data: bytes, first: int = 0) -> list[SecondaryCont
     count = data[0]
     if count > SECONDARIES_PER_LIST:
         raise MalformedData(f"secondary controller list: {count} entries (at most {SECONDARIES_PER_LIST})")
-    entries = [
-        SecondaryController(scid, pcid, bool(state & 1), vfn, nvq, nvi)
-        for scid, pcid, state, vfn, nvq, nvi in _SECONDARY.iter_unpack(data[32 : 32 + _SECONDARY.size * count])
-    ]
-    _must_ascend("secondary controller list", [entry.cntlid for entry in entries], first, MAX_CNTLID)
+    rows = _SECONDARY.iter_unpack(data[32 : 32 + _SECONDARY.size * count])
+    entries = list(map(SecondaryController._make, rows))
+    _must_ascend("secondary controller list", [entry[0] for entry in entries], first, MAX_CNTLID)
     for entry in entries:
-        if entry.primary > MAX_CNTLID:
+        if entry[1] > MAX_CNTLID:
             raise MalformedData(f"secondary controller list: {entry.cntlid} has primary {entry.primary}")
     return entries
 

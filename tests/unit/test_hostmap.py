@@ -33,7 +33,7 @@ def drive(serial: str = "S1", own: Sequence[LocalController] = (), model: str = 
 
 
 def secondaries(*pairs: tuple[int, int]) -> list[SecondaryController]:
-    return [SecondaryController(cntlid, 0, True, vf, 2, 2) for cntlid, vf in pairs]
+    return [SecondaryController(cntlid, 0, 1, vf, 2, 2) for cntlid, vf in pairs]
 
 
 def view(

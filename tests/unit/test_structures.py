@@ -147,9 +147,10 @@ def test_secondary_controller_list() -> None:
     other = struct.pack("<HHB3xHHH", 9, 1, 0x80, 4, 0, 0)
     found = structures.secondary_controller_list(page((0, b"\2"), (32, entry), (64, other)))
     assert found == [
-        structures.SecondaryController(cntlid=5, primary=1, online=True, vf=3, queues=4, interrupts=2),
-        structures.SecondaryController(cntlid=9, primary=1, online=False, vf=4, queues=0, interrupts=0),
+        structures.SecondaryController(cntlid=5, primary=1, state=0x81, vf=3, queues=4, interrupts=2),
+        structures.SecondaryController(cntlid=9, primary=1, state=0x80, vf=4, queues=0, interrupts=0),
     ]
+    assert [entry.online for entry in found] == [True, False]
     assert structures.secondary_controller_list(bytes(PAGE)) == []
 
 

@@ -201,7 +201,7 @@ async def closing_with_commands_in_flight_never_blocks() -> None:
         began = time.monotonic()
         queue.close()
         queue.close()
-        assert time.monotonic() - began < 0.05
+        assert time.monotonic() - began < 1
         assert [answer.status for answer in await task] == [NO_ANSWER] * 30
         assert Queue.in_flight() == 24
         with pytest.raises(ValueError, match="closed"):
