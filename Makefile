@@ -45,9 +45,9 @@ demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
 
 test: check lab-packages cluster-packages
-	@echo "== tests; what is left out is named at the end with the reason"
+	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m coverage run -m pytest
+	@tests/run $(BIN)/python
 	@$(BIN)/python -m coverage combine --quiet || true
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
 
