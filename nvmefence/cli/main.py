@@ -254,8 +254,6 @@ def _command(arguments: argparse.Namespace) -> Command:
 
         run = discover if arguments.subcommand == "discover" else show
     elif name == "watch":
-        # asyncio imports it where it is there: 5 MB to be locked into memory, for connections that nobody makes.
-        sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
         from nvmefence.cli.watch import watch as run
     elif name == "allow-mass-fence":
         from nvmefence.cli.allow import allow as run
@@ -323,8 +321,10 @@ def _report(error: NvmefenceError, arguments: argparse.Namespace, screen: Screen
 def console() -> None:
     """Entry point of the `nvmefence` script."""
     streams.ensure_open()
-    for archives in ("bz2", "lzma"):  # argparse has them imported where they are there, and the watcher locks them
-        sys.modules.setdefault(archives, None)  # type: ignore[arg-type]
+    # asyncio and argparse have them imported where they are there: time at the start of an emergency, and 5 MB that
+    # the watcher would lock into memory, for connections and archives that nobody makes.
+    for unused in ("ssl", "bz2", "lzma"):
+        sys.modules.setdefault(unused, None)  # type: ignore[arg-type]
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:  # it was closed when the interpreter started
             mode = "w" if number else "r"
