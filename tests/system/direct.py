@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -106,6 +107,17 @@ class Node(Place):
         with open(self.path / f"{STATE}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @staticmethod
+    def until_it_catches(process: subprocess.Popen[str], number: signal.Signals) -> None:
+        """Wait until the process has a handler for a signal."""
+        end = time.monotonic() + LIMIT_S
+        caught = 0
+        while not caught & 1 << number - 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+            (line,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+            caught = int(line, 16)
 
     def until_it_cuts(self) -> None:
         end = time.monotonic() + LIMIT_S
