@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -109,15 +108,12 @@ class Node(Place):
             yield
 
     @staticmethod
-    def until_it_catches(process: subprocess.Popen[str], number: signal.Signals) -> None:
-        """Wait until the process has a handler for a signal."""
+    def until_it_waits_for_signals(process: subprocess.Popen[str]) -> None:
+        """Wait until the process is in sigtimedwait(2), in which a signal ends its pause."""
         end = time.monotonic() + LIMIT_S
-        caught = 0
-        while not caught & 1 << number - 1:
+        while "sigtimedwait" not in Path(f"/proc/{process.pid}/wchan").read_text():
             assert time.monotonic() < end
             time.sleep(0.01)
-            (line,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.M)
-            caught = int(line, 16)
 
     def until_it_cuts(self) -> None:
         end = time.monotonic() + LIMIT_S
