@@ -21,7 +21,10 @@ _FIELD_LIMIT = 2000
 class Event:
     """One thing that happened to a fence. `level` is INFO, WARNING or ERROR; `status` one word."""
 
-    __slots__ = ("action", "details", "filesystems", "level", "recorder", "request_id", "status", "target", "when")
+    __slots__ = (
+        "action", "details", "filesystems", "level", "recorder", "request_id", "status", "target", "timeline",
+        "when",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -34,7 +37,9 @@ class Event:
         request_id: str,
         recorder: str,
         filesystems: list[str],
+        timeline: dict[str, str | float] | None = None,
     ) -> None:
+        """`timeline` is what its writer alone can tell of the time, see docs/timeline.md; for the detailed log."""
         self.level = level
         self.action = action
         self.target = target
@@ -43,6 +48,7 @@ class Event:
         self.request_id = request_id
         self.recorder = recorder
         self.filesystems = filesystems
+        self.timeline = timeline
         self.when = time.time()
 
     def lines(self) -> tuple[str, str, str]:
@@ -57,8 +63,8 @@ class Event:
             "{" + ", ".join(json_fields(self._fields())) + "}",
         )
 
-    def _fields(self) -> dict[str, str | list[str]]:
-        return {
+    def _fields(self) -> dict[str, str | list[str] | dict[str, str | float]]:
+        fields: dict[str, str | list[str] | dict[str, str | float]] = {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.when)),
             "level": self.level,
             "action": self.action,
@@ -69,6 +75,9 @@ class Event:
             "request_id": self.request_id,
             "recorder_node": self.recorder,
         }
+        if self.timeline is not None:
+            fields["timeline"] = self.timeline
+        return fields
 
 
 def make_directory(directory: str) -> None:

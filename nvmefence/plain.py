@@ -6,6 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    Value = str | int | float | Sequence[str]
+
 
 def escaped(text: str) -> str:
     """Return `text` with everything that a terminal or a log could take for more than text written as escapes."""
@@ -14,8 +16,9 @@ def escaped(text: str) -> str:
     )
 
 
-def json_fields(fields: Mapping[str, str | int | float | Sequence[str]]) -> list[str]:
-    """Return each field of a JSON object as `"name": value` in ASCII: texts, finite numbers, lists of texts.
+def json_fields(fields: Mapping[str, Value | Mapping[str, Value]]) -> list[str]:
+    """Return each field of a JSON object as `"name": value` in ASCII: texts, finite numbers, lists of texts, and
+    objects of such.
 
     For an agent, which has no time to import `json`. What is no character (a byte of a name that was not UTF-8)
     becomes a question mark, for no strict reader would believe the rest of the object otherwise.
@@ -23,9 +26,11 @@ def json_fields(fields: Mapping[str, str | int | float | Sequence[str]]) -> list
     return [f"{_quoted(name)}: {_value(value)}" for name, value in fields.items()]
 
 
-def _value(value: str | int | float | Sequence[str]) -> str:
+def _value(value: Value | Mapping[str, Value]) -> str:
     if isinstance(value, str):
         return _quoted(value)
+    if isinstance(value, dict):
+        return f"{{{', '.join(json_fields(value))}}}"
     return repr(value) if isinstance(value, int | float) else f"[{', '.join(map(_quoted, value))}]"
 
 

@@ -7,10 +7,13 @@ import os
 from nvmefence.spool import files
 
 
-def write_durably(directory: str, name: str, data: bytes) -> None:
-    """Write a file that appears whole or not at all and outlives a power cut. Raises SpoolError."""
+def write_durably(directory: str, name: str, data: bytes) -> float:
+    """Write a file that appears whole or not at all and outlives a power cut. Raises SpoolError.
+
+    Returns the monotonic time at which it appeared, in seconds.
+    """
     with files.open_directory(directory) as place:
-        files.write(place, name, data)
+        return files.write(place, name, data)
 
 
 def withdraw(directory: str, name: str) -> str:

@@ -122,10 +122,43 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
 
 
+class Times:
+    """When what happened here, by the monotonic clock: for the timeline of a fence, in the detailed log."""
+
+    def __init__(self) -> None:
+        self._moments = {"ready": time.monotonic()}
+        self._processor_s = time.process_time()
+        self._clock = ""
+
+    def note(self, name: str, when: float | None = None) -> None:
+        """Take note of a moment, by default now; 0 is none."""
+        moment = time.monotonic() if when is None else when
+        if moment:
+            self._moments[name] = moment
+
+    def settle(self) -> None:
+        """Find out what takes its time: to be called while the watcher is at work."""
+        from nvmefence import clock
+
+        self._moments["began"] = clock.began(self._moments["ready"], self._processor_s)
+        self._clock = clock.identity()
+
+    def told(self) -> dict[str, str | float]:
+        """Return all of it; see docs/timeline.md."""
+        here: dict[str, str | float] = {
+            "writer": NAME,
+            "clock": self._clock,
+            "wall": round(time.time(), 6),
+            "monotonic": round(time.monotonic(), 6),
+        }
+        return here | {name: round(moment, 6) for name, moment in self._moments.items()}
+
+
 class Fence:
     """One request from its writing to its verdict."""
 
     def __init__(self, action: str, target: str, settings: Settings) -> None:
+        self._times = Times()
         self.action = action
         self.target = target
         self.settings = settings
@@ -139,8 +172,9 @@ class Fence:
         """Fence, log, and return the exit code. SIGTERM and the like end the wait, never the withdrawal."""
         stopping.hold_signals()
         verdict = self._delayed() or self._ask()
+        self._times.note("judged")
         level = "INFO" if verdict.confirmed else "ERROR"
-        self._record(level, verdict.status, verdict.details)
+        self._record(level, verdict.status, verdict.details, self._times.told())
         if not verdict.confirmed:
             complain(f"{NAME}: {self.action} of {self.target} is not confirmed: {verdict.details}")
         elif self.settings.verbose:
@@ -159,8 +193,11 @@ class Fence:
         since = time.monotonic()
         confirmed = False
         try:
-            exchange.write_durably(settings.request_dir, self.name, self._request())
+            self._times.note("asked", since)
+            self._times.note("visible", exchange.write_durably(settings.request_dir, self.name, self._request()))
+            self._times.note("durable")
             verdict = self._wait(since)
+            self._times.note("seen", verdict.seen)
             confirmed = verdict.confirmed
         except SpoolError as error:
             verdict = _in_vain("unrequested", f"no request was made: {error.reason}")
@@ -177,6 +214,8 @@ class Fence:
         if settings.verbose:
             complain(f"{NAME}: wrote {settings.request_dir}/{self.name}")
         self._record("INFO", "requested", f"waiting {settings.timeout_s:g} s for the response")
+        self._times.settle()
+        self._times.note("waiting")
         return waiting.wait(
             settings.response_dir,
             self.name,
@@ -200,7 +239,9 @@ class Fence:
         }
         return ("{\n  " + ",\n  ".join(json_fields(request)) + "\n}\n").encode()
 
-    def _record(self, level: str, status: str, details: str) -> None:
+    def _record(
+        self, level: str, status: str, details: str, timeline: dict[str, str | float] | None = None
+    ) -> None:
         from nvmefence.agents.events import Journal
         from nvmefence.eventlog import Event
 
@@ -215,6 +256,7 @@ class Fence:
                 request_id=self.request_id,
                 recorder=self.recorder,
                 filesystems=self.filesystems,
+                timeline=timeline,
             )
         )
 

@@ -25,12 +25,14 @@ MESSAGE_LIMIT = 1500
 class Verdict:
     """How it ended: `status` in one word for the logs, and `details` for a person."""
 
-    __slots__ = ("confirmed", "details", "status")
+    __slots__ = ("confirmed", "details", "seen", "status")
 
     def __init__(self, status: str, details: str, *, confirmed: bool = False) -> None:
         self.status = status
         self.details = details
         self.confirmed = confirmed
+        self.seen = 0.0
+        """Monotonic time of the look that found the response; 0: none did."""
 
 
 def judge(answer: dict[str, object], request_id: str, target: str) -> Verdict:
@@ -104,7 +106,9 @@ def wait(
         except Refused as error:
             return Verdict("refused", error.reason)
         if answer is not None:
-            return judge(answer, request_id, target)
+            verdict = judge(answer, request_id, target)
+            verdict.seen = now
+            return verdict
         if now >= until:
             seen = f" ({looker.trouble})" if looker.trouble else ""
             return Verdict("timeout", f"no response within {within_s:g} s{seen}; is the watcher running?")

@@ -42,11 +42,36 @@ def explain(arguments: argparse.Namespace, settings: Settings, screen: Screen) -
         raise FileError(f"{name} is not a response: {error.reason}", _hint(data)) from None
     made = verdict.explain(answer)
     code = Exit.BAD_FILE if made.verdict is Verdict.DOUBTFUL else Exit.OK
-    if arguments.json:
+    if arguments.timeline or arguments.all or arguments.svg:
+        _in_time(made, name, arguments, settings, screen, code)
+    elif arguments.json:
         screen.raw(json.dumps({"exit": int(code), "file": name, **made.to_json()}, indent=2))
     else:
         _print(made, name, screen)
     return code
+
+
+def _in_time(
+    made: Explanation, name: str, arguments: argparse.Namespace, settings: Settings, screen: Screen, code: Exit
+) -> None:
+    """Show, or draw, where the time went. Raises FileError, AccessError for a picture that cannot be made."""
+    from nvmefence.cli import timeline
+
+    line = timeline.of(made.response, settings.log_dir)
+    subject = f"{made.response.action} of {made.target}, request {made.response.request_id}"
+    if arguments.svg:
+        timeline.write(line, made.statement, subject, arguments.svg, screen)
+    if arguments.svg == timeline.STANDARD_OUTPUT:
+        return
+    if arguments.json:
+        document = {"exit": int(code), "file": name, **made.to_json(), "timeline": line.to_json()}
+        screen.raw(json.dumps(document, indent=2))
+        return
+    screen.line(made.statement, _COLOURS[made.verdict])
+    if arguments.timeline or arguments.all:
+        timeline.show(line, subject, screen, every=arguments.all)
+    if arguments.svg:
+        screen.line(f"drawn into {arguments.svg}")
 
 
 def _read(given: str, response_dir: str) -> tuple[str, bytes]:

@@ -228,12 +228,19 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     history.add_argument(
         "--since", metavar="WHEN", type=when.since, help='90s, 15m, 2h, 3d or 1w ago, or a time: "2026-11-24 04:09"'
     )
-    explain = add("explain", "show what a response proves, drive by drive, and what to do", "response_dir")
+    explain = add(
+        "explain", "show what a response proves, drive by drive, and what to do", "response_dir", "log_dir"
+    )
     explain.add_argument(
         "response",
         metavar="RESPONSE",
         help="a response's file, - for standard input, or a request id, which is looked for among the responses",
     )
+    explain.add_argument(
+        "--timeline", action="store_true", help="show where the time went, from the agent's start to its verdict"
+    )
+    explain.add_argument("--all", action="store_true", help="the timeline with all drives, not only the last ones")
+    explain.add_argument("--svg", metavar="FILE", help="draw the timeline into this file, - for standard output")
 
 
 def _command(arguments: argparse.Namespace) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from nvmefence.nvme import status
 from nvmefence.nvme.commands import VirtualizationAction
@@ -13,6 +13,9 @@ from nvmefence.nvme.structures import IdentifyNamespace
 
 Attachments = Mapping[int, tuple[int, ...]]
 """Controllers by NSID."""
+
+MOST_STEPS: Final = 100
+"""A drive that answers wrongly until the deadline goes through its phases again and again."""
 
 
 class Outcome(enum.Enum):
@@ -174,6 +177,9 @@ class DriveEvidence:
     """The hosts for which its rule was met."""
     passes: int = 0
     """Complete or incomplete reads of the attachments."""
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    """The phases one after the other, each with its begin in seconds since the fence began; the last one ends the
+    drive's part. After `MOST_STEPS` of them "more" stands for the rest."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Time by phase: open, look, read, offline, cut, read-back, quiesce, online, restore (waiting for a restore to
     end), total."""
@@ -263,6 +269,7 @@ class DriveEvidence:
             ],
             "escalated": list(self.escalated),
             "passes": self.passes,
+            "steps": [[phase, round(begun, 6)] for phase, begun in self.steps],
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
         }
 

@@ -8,7 +8,7 @@ import datetime
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
-from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Identity, Sent
+from nvmefence.fencing.evidence import MOST_STEPS, DriveEvidence, FenceReport, Identity, Sent
 from nvmefence.fencing.options import Options
 from nvmefence.fencing.quiesce import Choice, Method
 from nvmefence.fencing.secondaries import SecondaryControl
@@ -27,6 +27,10 @@ _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
 _GIVE_UP: Final = 2
 """Rounds after which a drive that answers every attempt with a final error is left."""
 
+_DONE: Final = "done"
+"""Stands for no phase: the drive's part has ended."""
+_MORE: Final = "more"
+"""Stands for all phases after very many."""
 _POLL: Final = 0.05
 """Seconds between two looks whether a restore has ended."""
 
@@ -57,7 +61,9 @@ async def fence(
         for host in hosts:
             options.guard.enter(host.name)
     workers = [
-        _DriveFence(DriveSession(transport, drive, hostmap, start + options.deadline), hosts, options, progress)
+        _DriveFence(
+            DriveSession(transport, drive, hostmap, start + options.deadline), hosts, options, progress, start
+        )
         for drive in selection.drives
     ]
     await asyncio.gather(*(worker.run() for worker in workers))
@@ -76,8 +82,14 @@ class _DriveFence:
     """The fence of one drive. `evidence` is true at every moment, so an end at any line leaves no false word."""
 
     def __init__(
-        self, session: DriveSession, hosts: Sequence[Host], options: Options, progress: Progress | None
+        self,
+        session: DriveSession,
+        hosts: Sequence[Host],
+        options: Options,
+        progress: Progress | None,
+        start: float,
     ) -> None:
+        """`start` is the loop time at which the fence of all drives began."""
         drive = session.drive
         self.session = session
         self.hosts = hosts
@@ -97,7 +109,7 @@ class _DriveFence:
         self.clean_since: dict[str, float] = {}
         """By host: loop time of the first of the complete reads, in a row, that showed none of its controllers."""
         self._loop = asyncio.get_running_loop()
-        self._start = self._phase_start = self._loop.time()
+        self._start = self._phase_start = start
         self._phase = ""
         self.choice = Choice(Method.WAIT, options.quiesce.seconds)
         self.secondary = SecondaryControl(session, self.evidence, self._start, options.resources)
@@ -114,7 +126,7 @@ class _DriveFence:
             self._fail(f"internal error: {error!r}", "report this as a defect")
         finally:
             self.session.close()
-            self._enter("done")
+            self._enter(_DONE)
             self.evidence.seconds["total"] = self._loop.time() - self._start
 
     def _fail(self, reason: str, advice: str = "") -> None:
@@ -127,6 +139,11 @@ class _DriveFence:
             seconds = self.evidence.seconds
             seconds[self._phase] = seconds.get(self._phase, 0.0) + now - self._phase_start
         self._phase, self._phase_start = phase, now
+        steps = self.evidence.steps
+        if phase == _DONE or len(steps) < MOST_STEPS:
+            steps.append((phase, now - self._start))
+        elif len(steps) == MOST_STEPS:
+            steps.append((_MORE, now - self._start))
         if self.progress is not None:
             with contextlib.suppress(Exception):  # a listener's trouble is not the drive's
                 self.progress(self.evidence, phase)

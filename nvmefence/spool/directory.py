@@ -170,8 +170,10 @@ class ResponseDirectory(_Spool):
         """Return a response. Raises UnsafeName, Gone, ReadFailed, Refused, Malformed, Invalid."""
         return response.parse(files.read(self.directory, names.check_json(name), limit=RESPONSE_LIMIT).data)
 
-    def publish(self, name: str, answer: Response) -> None:
+    def publish(self, name: str, answer: Response) -> float | None:
         """Write a response durably. The same one again, after a failure, makes sure of it and is no error.
+
+        Returns the monotonic time at which it became visible; None for one that was there before.
 
         Raises AlreadyThere if another response stands under this name (it is left), WriteFailed and DirectoryLost
         (try again with the same `answer`, after `reopen` for the latter), UnsafeName, ReadFailed, Refused.
@@ -179,17 +181,17 @@ class ResponseDirectory(_Spool):
         names.check_json(name)
         data = answer.encode()
         try:
-            files.write(self.directory, name, data)
+            return files.write(self.directory, name, data)
         except AlreadyThere:
             if not files.exists(self.directory, name):
                 # We alone publish, so what is in the way was left by a process, or by a write of ours, that failed.
                 files.remove_temporary(self.directory, name)
-                files.write(self.directory, name, data)
-                return
+                return files.write(self.directory, name, data)
             if files.read(self.directory, name, limit=RESPONSE_LIMIT).data != data:
                 raise
             files.sync(self.directory, name)
             self.directory.verify()
+            return None
 
     def archive(self, name: str) -> str:
         """Move a response to `archive/`: the node is no longer recorded as fenced. Returns its name there.

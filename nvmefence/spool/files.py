@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from nvmefence.spool import names
 from nvmefence.spool.errors import AlreadyThere, DirectoryLost, Gone, ReadFailed, Refused, WriteFailed
@@ -136,13 +137,15 @@ def read(
     return Content(data, found.st_mtime)
 
 
-def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> None:
+def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> float:
     """Write a new file durably: after the return it survives a power cut, before it nobody sees a part of it.
+
+    Returns the monotonic time at which it became visible, in seconds.
 
     Raises UnsafeName; AlreadyThere, also while someone else writes the same name; WriteFailed; DirectoryLost if
     the path leads elsewhere. The last two say whether the file may be `visible`.
     """
-    _write(directory, name, data, mode, over=False)
+    return _write(directory, name, data, mode, over=False)
 
 
 def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> None:
@@ -155,7 +158,7 @@ def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> 
     _write(directory, name, data, mode, over=True)
 
 
-def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: bool) -> None:
+def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: bool) -> float:
     names.check(name)
     if mode not in _MODES:
         raise ValueError(f"mode {mode:o}")
@@ -172,7 +175,7 @@ def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: boo
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     try:
-        _write_and_rename(directory, fd, temporary, name, data, mode, over)
+        visible = _write_and_rename(directory, fd, temporary, name, data, mode, over)
     except BaseException:
         _forget(directory, temporary)
         raise
@@ -183,6 +186,7 @@ def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: boo
         directory.verify()
     except (DirectoryLost, ReadFailed) as error:
         raise DirectoryLost(f"{name} was written, but {error.reason}", error.errno, visible=True) from None
+    return visible
 
 
 def exists(directory: Directory, name: str) -> bool:
@@ -309,7 +313,7 @@ def _read_all(fd: int, limit: int) -> bytes:
 
 def _write_and_rename(
     directory: Directory, fd: int, temporary: str, name: str, data: bytes, mode: int, over: bool
-) -> None:
+) -> float:
     try:
         os.fchmod(fd, mode)  # the mode given to open is subject to the umask
         view = memoryview(data)
@@ -323,6 +327,7 @@ def _write_and_rename(
         if not over and exists(directory, name):
             raise AlreadyThere(f"{name} exists")
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
+        return time.monotonic()
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     except ReadFailed as error:

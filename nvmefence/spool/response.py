@@ -22,7 +22,7 @@ class Response:
 
     __slots__ = (
         "action", "action_performed", "evidence", "message", "recorder_node", "request_id", "success",
-        "target_node", "timestamp",
+        "target_node", "timeline", "timestamp",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +37,7 @@ class Response:
         action: str = "",
         recorder_node: str = "",
         evidence: Any = None,
+        timeline: Any = None,
     ) -> None:
         if success is not True and success is not False:
             raise TypeError("success must be True or False")
@@ -52,6 +53,8 @@ class Response:
         self.recorder_node = recorder_node
         self.evidence = evidence
         """Plain data; None: there is none."""
+        self.timeline = timeline
+        """Plain data: when what happened on the way to this response; None: nobody says."""
 
     @property
     def status(self) -> str:
@@ -60,6 +63,7 @@ class Response:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data: the six fields of the contract, and those beside them."""
+        times = {} if self.timeline is None else {"timeline": self.timeline}
         return {
             "request_id": self.request_id,
             "success": self.success,
@@ -70,6 +74,7 @@ class Response:
             "action": self.action,
             "recorder_node": self.recorder_node,
             "status": self.status,
+            **times,
             "evidence": {} if self.evidence is None else self.evidence,
         }
 
@@ -100,6 +105,7 @@ def parse(data: bytes) -> Response:
         action=_text_or_none(document, "action"),
         recorder_node=_text_or_none(document, "recorder_node"),
         evidence=document.get("evidence"),
+        timeline=document.get("timeline"),
     )
 
 

@@ -14,7 +14,7 @@ from nvmefence.fencing.evidence import FenceReport
 from nvmefence.restoring import Ended
 from nvmefence.spool.request import Action, Known, Request
 from nvmefence.spool.response import Response, timestamp
-from nvmefence.watcher import audit, loose
+from nvmefence.watcher import audit, loose, timing
 from nvmefence.watcher.desk import Bad, Outgoing
 
 _POWER: Final = " (reboot was asked for: the storage is cut, nobody power-cycled the node)"
@@ -59,6 +59,8 @@ class Answer:
     times: dict[str, float] = field(default_factory=dict)
     """Seconds: waited (from its date to its reading), discovery, fence, total (from its reading)."""
     evidence: Any = None
+    moments: dict[str, float] = field(default_factory=dict)
+    """Monotonic times on the way out: audited, visible, durable."""
 
     @property
     def target(self) -> str:
@@ -99,7 +101,15 @@ class Answer:
             request_id=self.known.request_id or "-",
             recorder=self.known.recorder_node,
             filesystems=self._filesystems,
+            timeline=self._way_out(),
         )
+
+    def _way_out(self) -> dict[str, str | float] | None:
+        """Return what came too late for a response that tells when what happened."""
+        response = self.outgoing.response
+        if response is None or response.timeline is None:
+            return None
+        return timing.after(self.moments)
 
     @property
     def _filesystems(self) -> list[str]:
@@ -134,6 +144,7 @@ def to_request(
     *,
     times: dict[str, float] | None = None,
     evidence: Any = None,
+    timeline: Any = None,
 ) -> Answer:
     """Return the answer to a well-formed request; only what `SUCCESS` has is success."""
     response = Response(
@@ -145,10 +156,12 @@ def to_request(
         timestamp=timestamp(now),
         recorder_node=request.recorder_node,
         evidence=evidence,
+        timeline=timeline,
     )
     known = Known(request.request_id, request.target_node, request.action.value, request.recorder_node)
-    outgoing = Outgoing(request.name, response)
-    return Answer(result, outgoing, request, known, message, times or {}, evidence)
+    moments: dict[str, float] = {}
+    outgoing = Outgoing(request.name, response, moments=moments)
+    return Answer(result, outgoing, request, known, message, times or {}, evidence, moments)
 
 
 def fenced_or_not(
@@ -160,15 +173,16 @@ def fenced_or_not(
     times: dict[str, float],
     mark: str = "",
     unrecorded: str = "",
+    timeline: Any = None,
 ) -> Answer:
     """Return the answer to a fence, from its report; without one nothing is confirmed, for `defect`.
 
     `mark` goes before the message where there is no report to say it. `unrecorded` is why what was taken is not on
-    record; the audit has it all the same.
+    record; the audit has it all the same. `timeline` is what the response says of the time, see `timing`.
     """
     if report is None:
         message = f"{mark}NOT fenced {host}: {defect}"
-        return to_request(request, Result.NOT_FENCED, message, now, times=times)
+        return to_request(request, Result.NOT_FENCED, message, now, times=times, timeline=timeline)
     confirmed = report.confirmed(host)
     message = report.message(host)
     if confirmed and request.action is Action.REBOOT:
@@ -176,7 +190,8 @@ def fenced_or_not(
     if unrecorded:
         message += f" (what was taken is not on record for a restore: {unrecorded})"
     result = Result.FENCED if confirmed else Result.NOT_FENCED
-    return to_request(request, result, message, now, times=times, evidence=report.to_json(host))
+    evidence = report.to_json(host)
+    return to_request(request, result, message, now, times=times, evidence=evidence, timeline=timeline)
 
 
 def unchanged(request: Request, now: float, mark: str = "") -> Answer:

@@ -63,6 +63,16 @@ def lines(
         yield trouble
 
 
+def of_one(path: str) -> Iterator[Line | Unread]:
+    """Read one log, then what was rotated away from it, the newest file first."""
+    seen: set[tuple[int, int]] = set()
+    rotated, trouble = _rotated(path)
+    for one in [path, *reversed(rotated)]:
+        yield from _file(one, seen, [], lambda _path: None)
+    if trouble is not None:
+        yield trouble
+
+
 def _file(
     path: str, seen: set[tuple[int, int]], read: list[str], progress: Callable[[str], None]
 ) -> Iterator[Line | Unread]:

@@ -135,7 +135,11 @@ class Delivery:
             self._report(answer)
 
     async def _recorded(self, batch: Sequence[Answer], until: float) -> bool:
-        return await self._audit([answer.audit_line(self._wall()) for answer in batch], until)
+        if not await self._audit([answer.audit_line(self._wall()) for answer in batch], until):
+            return False
+        for answer in batch:
+            answer.moments["audited"] = self._loop.time()
+        return True
 
     def _report(self, answer: Answer) -> None:
         request = f" (request {answer.known.request_id})" if answer.known.request_id else ""

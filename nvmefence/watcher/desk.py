@@ -86,6 +86,8 @@ class Outgoing(NamedTuple):
     response: Response | None = None
     reject: str = ""
     """Why the file is to be moved to `rejected/`; empty: it is to be removed."""
+    moments: dict[str, float] | None = None
+    """Takes the monotonic times at which the response was visible, and durable."""
 
 
 def _fences(request: Request) -> bool:
@@ -284,7 +286,9 @@ class Desk:
             try:
                 if self._unfenced is not None:
                     self._unfenced.note(item.name, item.response)
-                responses.publish(item.name, item.response)
+                visible = responses.publish(item.name, item.response)
+                if visible is not None and item.moments is not None:
+                    item.moments.update(visible=visible, durable=self._monotonic())
             except DirectoryLost:
                 self._lose_responses()
                 raise

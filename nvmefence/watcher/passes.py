@@ -36,6 +36,10 @@ class Ticket:
     """Loop time after which nobody waits for the answer any more."""
     waited: float
     """Seconds from the request's date to its reading."""
+    woken: float = 0.0
+    """Loop time of what had the watcher look when it found the request."""
+    hint: str = ""
+    """What that was: `Wakeup`'s word."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,8 @@ class Pass:
     defect: str = ""
     """Why there is no report."""
     times: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, float] = field(default_factory=dict)
+    """Loop times: begun, found (the drives; the fence begins), ended, recorded."""
     unrecorded: dict[str, str] = field(default_factory=dict)
     """Why what was taken is not on record, by host."""
     enforcing: tuple[str, str] | None = None
@@ -147,7 +153,8 @@ class Passes:
         left = max((ticket.until for ticket in made.tickets), default=made.until + ANSWERING_S) - ended
         most = max(left, 0.0) / 3
         made.unrecorded = await beside.finish(made.report, min(_RECORD_S, most), min(_RECORDS_S, most))
-        made.times["record"] = loop.time() - ended
+        made.moments["recorded"] = recorded = loop.time()
+        made.times["record"] = recorded - ended
         for host in made.hosts:
             self._by_host.pop(host.name, None)
         again = self._may_try_again(made, made.tickets[originators:], loop.time())
@@ -157,10 +164,11 @@ class Passes:
 
     async def _fence(self, made: Pass, hostmap: HostMap, beside: Beside) -> None:
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start = made.moments["begun"] = loop.time()
         try:
             found = await self._discovery.do(self._site.discover, made.until - start)
-            made.times["discovery"] = loop.time() - start
+            made.moments["found"] = loop.time()
+            made.times["discovery"] = made.moments["found"] - start
             options = beside.options(replace(self._options, deadline=made.until - loop.time()))
             made.report = await fence(self._site.transport, hostmap, found, made.hosts, options, beside.heard)
         except Stuck as error:
@@ -169,7 +177,8 @@ class Passes:
             made.defect = f"the drives cannot be found: {error}"
         except Exception as error:
             made.defect = f"defect in nvmefence: {type(error).__name__}: {error}"
-        made.times["fence"] = loop.time() - start
+        made.moments["ended"] = loop.time()
+        made.times["fence"] = made.moments["ended"] - start
 
     def _may_try_again(self, made: Pass, joined: Sequence[Ticket], now: float) -> list[Ticket]:
         """Return who joined a pass that was not confirmed and has time left for one of its own."""

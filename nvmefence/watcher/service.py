@@ -21,7 +21,7 @@ from nvmefence.settings import Settings
 from nvmefence.site import Site
 from nvmefence.spool.names import SUFFIX
 from nvmefence.spool.request import Request
-from nvmefence.watcher import answers
+from nvmefence.watcher import answers, timing
 from nvmefence.watcher.answers import Result
 from nvmefence.watcher.delivery import SPOOL_S, Delivery
 from nvmefence.watcher.desk import Desk, Incoming, Look
@@ -32,6 +32,7 @@ from nvmefence.watcher.kernel import Inotify
 from nvmefence.watcher.lookout import Lookout
 from nvmefence.watcher.passes import Pass, Passes, Ticket
 from nvmefence.watcher.systemd import Notifier
+from nvmefence.watcher.timing import Wakeup
 from nvmefence.watcher.unfenced import UNFENCED_FOR_S
 from nvmefence.watcher.worker import Stuck, Workers
 
@@ -112,6 +113,7 @@ class Watcher:
             self._afterwards = Afterwards(helper, journal, self._note, responses, wall, simulated)
         self._wake = asyncio.Event()
         self._stopping = False
+        self._wakeup = Wakeup()
         self._inotify: Inotify | None = None
         self._followed = 0
         self._map_trouble = ""
@@ -198,6 +200,7 @@ class Watcher:
         """Look once, and begin what is to be done; return the seconds until the next look."""
         self._delivery.handled.difference_update(self._guard.due())
         handled = frozenset(self._delivery.handled)
+        self._wakeup.begin(self._loop.time())
         try:
             look = await self._workers.spool.do(lambda: self._look(handled), SPOOL_S)
         except (Stuck, OSError) as error:
@@ -269,7 +272,8 @@ class Watcher:
             return answers.to_request(request, Result.EXPIRED, f"{self._mark}Nothing was done: {why}", now)
         if request.action.fences:
             waited = max(now - max(request.dated, request.written), 0.0)
-            return Ticket(request, host, read_at, self._loop.time() + remaining, waited)
+            woken, hint = self._wakeup.last
+            return Ticket(request, host, read_at, self._loop.time() + remaining, waited, woken, hint)
         if self._passes.fencing(host) or host.name in fenced_now or self._guard.holding(host.name):
             why = f"{self._mark}Nothing was done: a fence of {host.name} is under way"
             return answers.to_request(request, Result.REFUSED, why, now)
@@ -349,6 +353,7 @@ class Watcher:
                     times,
                     self._mark,
                     made.unrecorded.get(host, ""),
+                    timing.before(ticket, made, now, self._wall()),
                 )
             )
         self._delivery.answer(batch, urgent=True, visible=self._once_visible(made))
@@ -425,6 +430,7 @@ class Watcher:
 
     def _hinted(self) -> None:
         if self._inotify is not None and self._inotify.concerns(SUFFIX.encode()):
+            self._wakeup.hinted(self._loop.time())
             self._wake.set()
 
     def _tell_conditions(self, troubles: dict[str, str]) -> None:

@@ -132,7 +132,7 @@ def test_json_of_a_drive_has_fixed_keys_and_every_host() -> None:
         "serial", "nqn", "model", "device", "own_controller", "hosts", "namespaces", "found", "sent", "read_back",
         "identities",
         "problem", "advice", "quiesce", "quiesce_reason", "secondaries", "managed", "escalated", "passes",
-        "seconds",
+        "steps", "seconds",
     }  # fmt: skip
     unread = DriveEvidence("S1", "n", "M", ("a", "b"))
     for evidence in (drive(sent=[sent(1, 3)]), unread):

@@ -62,7 +62,7 @@ def shown(
     path = tmp_path / "response.json"
     path.write_bytes(document if isinstance(document, bytes) else json.dumps(document).encode())
     out = io.StringIO()
-    arguments = argparse.Namespace(response=given or str(path), json=as_json)
+    arguments = argparse.Namespace(response=given or str(path), json=as_json, timeline=False, all=False, svg="")
     code = explain(arguments, Settings(response_dir=directory), Screen(out, io.StringIO()))
     return code, out.getvalue()
 
