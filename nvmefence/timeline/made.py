@@ -124,9 +124,9 @@ class _Maker:
         agent, after = self._agent(), self._after()
         chain = self._chain(agent, after)
         made = Timeline(begins="the fence's begin", notes=self.notes)
-        if len(chain) > 1:
+        if self.parts.watcher is not None:
             self._walk(made, chain)
-        elif self.parts.watcher is None:
+        elif self.seen.drives:
             self.notes.append("this response tells no times but those of the drives")
         window = self._window(made)
         self._add_drives(made, window)

@@ -14,9 +14,9 @@ from nvmefence.timeline.made import Timeline
 MOST_DRIVES: Final = 64
 """Drives that are drawn; of more, those that were done last."""
 _WIDTH: Final = 1000
-_LEFT: Final = 330
+_LEFT: Final = 280
 """Where bars begin; what they are stands before."""
-_ROOM: Final = 590
+_ROOM: Final = 640
 """For all of the time."""
 _ROW: Final = 20
 _BAR: Final = 12
@@ -32,7 +32,7 @@ _COLOURS: Final = {
     "watcher": ("#8250b5", "#b794f6"),
     "drives": ("#8a8f98", "#7d8590"),
     "open": ("#9aa4b2", "#8b949e"),
-    "look": ("#6b8fb5", "#79a8d4"),
+    "look": ("#8fb8dd", "#a5d6ff"),
     "read": ("#2f7fb8", "#58a6ff"),
     "offline": ("#c9720a", "#f0883e"),
     "cut": ("#c9302c", "#ff7b72"),

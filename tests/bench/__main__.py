@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tests.bench import native
 
         return native.main()
+    if options.timeline:
+        from tests.bench import one_fence
+
+        return one_fence.main(options)
     RESULTS.mkdir(exist_ok=True)
     kept = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     code = 0
@@ -93,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fences", dest="only", action="store_const", const="fences", help="in the guest: fences alone"
     )
     parts.add_argument("--native", action="store_true", help="no guest: the cost of the code per command, here")
+    parts.add_argument(
+        "--timeline", action="store_true", help="in the guest: one fence, from the agent's start, as a picture"
+    )
     full = SHAPES["rabbit"]
     parser.add_argument("--runs", type=int, default=200, help="of agent, watcher, interpreter (%(default)s)")
     parser.add_argument("--polling-runs", type=int, default=20, help="of the pair that polls (%(default)s)")

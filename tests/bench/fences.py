@@ -25,7 +25,7 @@ def measure(options: argparse.Namespace, results: Path) -> Run:
     """Measure; a profile, if asked for, goes to `results`. Raises LabError and ShapeError."""
     shape = dataclasses.replace(SHAPES["rabbit"], drives=options.drives, namespaces=options.namespaces)
     folder = boot.new_folder()
-    _compile(folder)
+    compile_yardstick(folder)
     archive = local.pack(folder)
     command = [str(local.PYTHON), "-m", "tests.bench.guest", f"--folder={folder}"]
     command += [
@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace, results: Path) -> Run:
     return _completed(folder, shape, result)
 
 
-def _compile(folder: Path) -> None:
+def compile_yardstick(folder: Path) -> None:
     """Build the yardstick into the folder."""
     source = Path(__file__).with_name("bare_minimum.c")
     command = ["gcc", "-std=c11", "-D_GNU_SOURCE", "-O2", *WARNINGS, "-o", f"{folder}/bare_minimum", str(source)]
