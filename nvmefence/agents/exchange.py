@@ -10,7 +10,7 @@ from nvmefence.spool import files
 def write_durably(directory: str, name: str, data: bytes) -> float:
     """Write a file that appears whole or not at all and outlives a power cut. Raises SpoolError.
 
-    Returns the monotonic time at which it appeared, in seconds.
+    Returns the monotonic time just before it appeared, in seconds.
     """
     with files.open_directory(directory) as place:
         return files.write(place, name, data)

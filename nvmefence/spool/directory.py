@@ -173,7 +173,7 @@ class ResponseDirectory(_Spool):
     def publish(self, name: str, answer: Response) -> float | None:
         """Write a response durably. The same one again, after a failure, makes sure of it and is no error.
 
-        Returns the monotonic time at which it became visible; None for one that was there before.
+        Returns the monotonic time just before it became visible; None for one that was there before.
 
         Raises AlreadyThere if another response stands under this name (it is left), WriteFailed and DirectoryLost
         (try again with the same `answer`, after `reopen` for the latter), UnsafeName, ReadFailed, Refused.

@@ -140,7 +140,7 @@ def read(
 def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> float:
     """Write a new file durably: after the return it survives a power cut, before it nobody sees a part of it.
 
-    Returns the monotonic time at which it became visible, in seconds.
+    Returns the monotonic time just before it became visible, in seconds.
 
     Raises UnsafeName; AlreadyThere, also while someone else writes the same name; WriteFailed; DirectoryLost if
     the path leads elsewhere. The last two say whether the file may be `visible`.
@@ -326,8 +326,9 @@ def _write_and_rename(
             raise WriteFailed(f"cannot write {name}: someone replaced {temporary}")
         if not over and exists(directory, name):
             raise AlreadyThere(f"{name} exists")
+        visible = time.monotonic()  # before: whoever sees the file does so later, however long this process sleeps
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
-        return time.monotonic()
+        return visible
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     except ReadFailed as error:

@@ -20,6 +20,8 @@ from nvmefence.watcher.timing import RESCAN
 _ROUNDED_S: Final = 0.00001
 """Times are written to the microsecond: what is apart by no more than some of them is not apart."""
 
+_LOOK_S: Final = 0.01
+"""An agent's look that finds the response may have begun so long before that was visible."""
 _DRIVES: Final = "survey, cut, read-back"
 _MAY_OVERLAP: Final = ("wake-up", "begin", "find")
 """Who looks already is not woken, and a fence may be under way already."""
@@ -218,7 +220,8 @@ class _Maker:
         if woken is None or written is None or watcher.wall is None or watcher.monotonic is None:
             return None
         when = written - watcher.wall + watcher.monotonic
-        if not 0 <= woken - when <= LONGEST_S or when <= 0:
+        # What looks already is not woken: the file may have come while it looked.
+        if not (when <= max(woken, watcher.moments.get("read", woken)) and woken - when <= LONGEST_S and when > 0):
             side = "after" if when > woken else "before"
             self.notes.append(
                 f"the request's file is dated {abs(woken - when):.3f} s {side} the watcher's wake-up: clocks that "
@@ -333,11 +336,11 @@ class _Maker:
         if waited is None or response is None:
             return
         left = waited - (response - woken)
-        if left >= 0:
+        if left >= -_LOOK_S:
             self.notes.append(
                 f"from the agent's request to its sight of the response {waited * 1000:.1f} ms went by at the "
                 f"agent, of which the watcher accounts for {(response - woken) * 1000:.1f} ms: the way there and "
-                f"back took {left * 1000:.1f} ms"
+                f"back took {max(left, 0.0) * 1000:.1f} ms"
             )
         else:
             self.notes.append("the agent waited for less time than the watcher took: these are two fences' times")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,16 @@ PAST: list[Step[Desk]] = [
     Step("nvmefence history --host compute-2 --last 1", says=[r"compute-2 +off +rabbit +fenced"]),
     Step("nvmefence explain ID", says=["compute-2 is fenced", "cut .*not attached"],
          fill={"ID": lambda desk: desk.machine.response()}),
+    Step("nvmefence explain ID --timeline", fill={"ID": lambda desk: desk.machine.response()},
+         says=["ms from the agent's start, ", "agent: response read and judged", "^The answer waited for drive SIM",
+               r"the last 5 of 18; all of them: --all"], never=["^Note: "]),
+    Step("nvmefence explain ID --timeline --all", fill={"ID": lambda desk: desk.machine.response()},
+         says=[r"Drives \(all\)", "^ .* SIM00000 "]),
+    Step("nvmefence explain ID --timeline --json", fill={"ID": lambda desk: desk.machine.response()},
+         says=['"critical_path": ', '"verdict": "fenced"']),
+    Step("nvmefence explain ID --svg fence.svg", fill={"ID": lambda desk: desk.machine.response()},
+         says=["drawn into fence.svg"], folder="/localdisk",
+         after=lambda desk: ET.parse(desk.machine.inside("/localdisk/fence.svg"))),
     Step("fence_gfs2_recorder --action=monitor; echo $?", says=["^0$"]),
 ]  # fmt: skip
 REHEARSED: list[Step[Desk]] = [

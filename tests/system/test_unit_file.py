@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nvmefence import clock
 from tests.system.place import FLEET, HOSTS, MAIN
 from tests.system.service_room import ServiceRoom, missing
 from tests.system.watching import Watching, until
@@ -58,6 +60,8 @@ def test_the_service_fences_in_its_sandbox_and_survives_what_happens_to_it(servi
     started = service.room.run("systemctl", "start", UNIT)
     assert (started.returncode, service.state()) == (0, "active"), service.room.systemctl("status", UNIT)
     fence(service, "r-1.json", "c1")
+    told = json.loads((service.answers / "r-1.json").read_text())["timeline"]
+    assert told["clock"] == clock.identity(), "the sandbox hides the boot, and the service manager did not tell it"
     assert "Fenced c1" in service.room.shows(UNIT, "StatusText")
     assert memory_is_locked(service)
 

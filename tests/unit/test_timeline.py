@@ -75,12 +75,13 @@ def holds(one: Timeline) -> None:
     assert 0 <= one.seconds <= bars.LONGEST_S
     now = 0.0
     for step in one.way:
-        assert (step.start, now <= step.end) == (pytest.approx(now), True)
+        assert step.start == pytest.approx(now)
+        assert now <= step.end
         now = step.end
     assert now == pytest.approx(one.seconds)
-    for found in ([*one.way], [*one.beside], [*one.critical], *(found.phases for found in one.drives)):
-        for bar in found:
-            assert 0 <= bar.start <= bar.end <= one.seconds + 0.0001
+    every: list[bars.Bar] = [*one.way, *one.beside, *one.critical]
+    for bar in every + [bar for found in one.drives for bar in found.phases]:
+        assert 0 <= bar.start <= bar.end <= one.seconds + 0.0001
     for found in one.drives:
         for earlier, later in zip(found.phases, found.phases[1:], strict=False):
             assert earlier.end <= later.start
