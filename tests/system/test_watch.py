@@ -49,6 +49,7 @@ def test_the_six_fields_and_the_evidence_are_there(place: Watching) -> None:
     assert answer.pop("evidence")["drives"][0]["read_back"] == {}
     assert answer.pop("message").endswith("the storage is cut, nobody power-cycled the node)")
     assert datetime.datetime.fromisoformat(answer.pop("timestamp"))
+    assert answer.pop("timeline")["writer"] == "watcher"
     assert answer == {
         "request_id": "r", "success": True, "action_performed": "reboot", "target_node": "c1", "action": "reboot",
         "recorder_node": "rabbit-1", "status": "success",
