@@ -57,7 +57,7 @@ def changed(told: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    before=changed(BEFORE),
+    before=st.just(BEFORE) | changed(BEFORE),
     after=changed(AFTER),
     agent=changed(AGENT),
     drives=st.lists(DRIVES, max_size=5) | ANYTHING,

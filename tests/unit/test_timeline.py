@@ -202,6 +202,20 @@ def test_a_drive_that_went_through_very_many_phases_says_so_and_overlaps_nothing
     assert (told.broken, told.phases[-1]) == (False, bars.Bar("more", 1.0, 30.0))
 
 
+@pytest.mark.parametrize("bad", [0.003, -1, 1e300, "0.02", None, True])
+def test_a_phase_that_begins_before_the_one_before_it_is_left_out_with_all_after_it(
+    tmp_path: Path, bad: Any
+) -> None:
+    steps = [["open", 0.001], ["look", 0.004], ["read", bad], ["cut", 0.009], ["done", 0.010]]
+    told = bars.told({"steps": steps})
+    assert (told.broken, told.phases) == (True, [bars.Bar("open", 0.001, 0.004)])
+    found = document()
+    found["evidence"]["drives"][0]["steps"] = steps
+    one = line(tmp_path, found, AFTER, AGENT)
+    holds(one)
+    assert one.notes == ["some times of drives cannot be so: they are left out, or end with the fence"]
+
+
 NONSENSE = [
     None, True, [], {}, "0", EVIL, -1, -0.5, 1e308, 10**400, float(10**15), [1.0], {"a": 1}, 0, 100.03, 99.0,
 ]  # fmt: skip
