@@ -202,7 +202,7 @@ def health(running: Running) -> Health:
 def _stayed_well(before: Health, after: Health, files: int) -> None:
     # One is open for a moment now and then; what leaks does so for each of thousands of files.
     assert after.descriptors <= before.descriptors + 2, (
-        f"descriptors: {before.descriptors}, then {after.descriptors}"
+        f"descriptors: {before.descriptors}, {after.descriptors}"
     )
     assert after.threads == before.threads, f"threads: {before.threads}, then {after.threads}"
     grown, peak = after.resident_kb - before.resident_kb, after.peak_kb - before.resident_kb

@@ -109,15 +109,15 @@ class Node(Place):
             yield
 
     @staticmethod
-    def until_it_catches(process: subprocess.Popen[str], number: signal.Signals) -> None:
-        """Wait until the process has a handler for a signal."""
+    def until_it_keeps(process: subprocess.Popen[str], number: signal.Signals) -> None:
+        """Wait until the process keeps a signal pending, to take it when it suits."""
         end = time.monotonic() + LIMIT_S
-        caught = 0
-        while not caught & 1 << number - 1:
+        kept = 0
+        while not kept & 1 << number - 1:
             assert time.monotonic() < end
             time.sleep(0.01)
-            (line,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.M)
-            caught = int(line, 16)
+            (line,) = re.findall(r"^SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+            kept = int(line, 16)
 
     def until_it_cuts(self) -> None:
         end = time.monotonic() + LIMIT_S

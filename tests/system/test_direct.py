@@ -159,7 +159,7 @@ def test_a_signal_ends_the_fence_as_a_failure(node: Node, number: signal.Signals
 
 def test_a_signal_during_the_delay_leaves_the_node_alone(node: Node) -> None:
     process = node.start(node.options(action="off", port="c1", delay=20))
-    node.until_it_catches(process, signal.SIGTERM)
+    node.until_it_keeps(process, signal.SIGTERM)
     process.terminate()
     result = Result(process)
     assert (result.code, "stopped by SIGTERM before anything was done" in result.err) == (1, True)
