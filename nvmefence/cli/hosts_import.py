@@ -57,13 +57,16 @@ def import_nnf(arguments: argparse.Namespace, settings: Settings, screen: Screen
 
 
 def as_map(found: Layout, drives: int | None) -> str:
-    """Return the host map as text that its parser takes. Raises FileError where it cannot say which drives there are.
+    """Return the host map as text that its parser takes. Raises FileError where nothing says which drives there are.
 
     `drives` is how many a person says there are; None: nobody does.
     """
     lines = [f"# The host map of {found.rabbit}, made by nvmefence hosts import from"]
     lines += [f"#   {source}" for source in found.sources]
-    lines += ["# Slot k is virtual function k + 2 on every drive; nvmefence check looks whether it is.", "version = 1"]
+    lines += [
+        "# Slot k is virtual function k + 2 on every drive; nvmefence check looks whether it is.",
+        "version = 1",
+    ]
     lines += ["", "[drives]", *_drives(found, drives)]
     for compute in found.computes:
         name = json.dumps(compute.name) if "." in compute.name else compute.name
@@ -125,9 +128,7 @@ def _checked(text: str, settings: Settings, screen: Screen) -> tuple[list[Findin
     site = open_site(settings)
     try:
         found = site.discover()
-        run = preflight.check(
-            site.transport, hostmap, found, settings.quiesce, settings.deadline, screen.progress
-        )
+        run = preflight.check(site.transport, hostmap, found, settings.quiesce, settings.deadline, screen.progress)
         findings, every = asyncio.run(run)
     finally:
         site.transport.close()
@@ -195,7 +196,8 @@ def _write(path: str, data: bytes, force: bool) -> None:
             os.close(directory)
     except FileExistsError:
         raise FileError(
-            f"{path} is there already; it was left as it is", "compare first: --output OTHER; or replace it: --force"
+            f"{path} is there already; it was left as it is",
+            "compare first: --output OTHER; or replace it: --force",
         ) from None
     except (OSError, ValueError) as error:
         raise FileError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None

@@ -270,12 +270,7 @@ def _command(arguments: argparse.Namespace) -> Command:
     elif name == "check":
         from nvmefence.cli.check import check as run
     elif name == "hosts":
-        if arguments.subcommand == "import":
-            from nvmefence.cli.hosts_import import import_nnf as run
-        elif arguments.subcommand == "discover":
-            from nvmefence.cli.hosts import discover as run
-        else:
-            from nvmefence.cli.hosts import show as run
+        run = _hosts_command(arguments.subcommand)
     elif name == "watch":
         from nvmefence.cli.watch import watch as run
     elif name == "allow-mass-fence":
@@ -287,6 +282,16 @@ def _command(arguments: argparse.Namespace) -> Command:
     else:
         from nvmefence.cli.version import version as run
     return run
+
+
+def _hosts_command(name: str) -> Command:
+    if name == "import":
+        from nvmefence.cli.hosts_import import import_nnf
+
+        return import_nnf
+    from nvmefence.cli.hosts import discover, show
+
+    return discover if name == "discover" else show
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Kubernetes resources out of files: JSON or YAML, one or several in a file, or lists as `kubectl get` makes them."""
+"""Kubernetes resources out of files: JSON or YAML, one or several in a file, or lists as from `kubectl get`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def _yaml_documents(text: str, source: str) -> Iterator[Any]:
 
         def compose_node(self, parent: Any, index: int) -> Any:
             if self.check_event(yaml.AliasEvent):
-                raise yaml.MarkedYAMLError(problem="a reference (*)", problem_mark=self.peek_event().start_mark)
+                event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+                raise yaml.MarkedYAMLError(problem="a reference (*)", problem_mark=event.start_mark)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -122,11 +123,11 @@ def _resources(document: Any, kind_of_list: str, source: str, where: str, lists:
     if kind.endswith("List") and isinstance(items, list):
         if not lists:
             raise _refused(source, f"{where}: lists within lists")
-        for number, item in enumerate(items):
+        of = kind.removesuffix("List")
+        for number, one in enumerate(items):
             # A list of the raw API does not repeat kind and version for its items.
-            of = kind.removesuffix("List")
-            if isinstance(item, dict) and of and "kind" not in item:
-                item = {**item, "kind": of, "apiVersion": document.get("apiVersion")}
+            bare = isinstance(one, dict) and of and "kind" not in one
+            item = {**one, "kind": of, "apiVersion": document.get("apiVersion")} if bare else one
             yield from _resources(item, of, source, f"{where}, items[{number}]", lists - 1)
         return
     group, _, version = _text(document, "apiVersion", source, where).rpartition("/")

@@ -1,8 +1,8 @@
 """What SystemConfiguration and NnfNode say about one Rabbit: which compute is in which slot, and its drives.
 
-Sources: NearNodeFlash/nnf-sos (the NnfNode types of api/v1alpha1 to v1alpha11; the node controller, which gives server
-0 the Rabbit's name and server N the name of the compute with index N - 1) and DataWorkflowServices/dws (the CRDs of
-SystemConfiguration). All of their versions have the fields that are read here, with one meaning.
+Sources: NearNodeFlash/nnf-sos (the NnfNode types of api/v1alpha1 to v1alpha11; the node controller, which gives
+server 0 the Rabbit's name and server N the name of the compute with index N - 1) and DataWorkflowServices/dws (the
+CRDs of SystemConfiguration). All of their versions have the fields that are read here, with one meaning.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def layout(resources: Sequence[Resource], rabbit: str | None) -> Layout:
     of_node = _of_node(node) if node else None
     computes, unsaid = _joined(of_system, of_node, bool(systems), node)
     if not computes:
-        raise FileError(f"no compute is attached to {chosen}, by {_names(systems, node)}", "is it the right Rabbit?")
+        raise FileError(
+            f"no compute is attached to {chosen}, by {_names(systems, node)}", "is it the right Rabbit?"
+        )
     sources = tuple(one.words() for one in (*systems, *([node] if node else [])))
     return Layout(chosen, computes, None if node is None else _drives(node), sources, unsaid)
 
@@ -234,7 +236,9 @@ def _joined(
     for slot in sorted({*of_system, *of_node}):
         one, other = of_system.get(slot), of_node.get(slot)
         if one is None or other is None or one.name != other.name:
-            names = [f"{what} says {'nobody' if c is None else c.name}" for what, c in ((SYSTEM, one), (NODE, other))]
+            names = [
+                f"{what} says {'nobody' if c is None else c.name}" for what, c in ((SYSTEM, one), (NODE, other))
+            ]
             raise FileError(
                 f"slot {slot}: {' and '.join(names)}",
                 "get both resources at one time; if they still differ, find out who is right before you fence",
