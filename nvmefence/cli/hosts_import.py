@@ -57,9 +57,9 @@ def import_nnf(arguments: argparse.Namespace, settings: Settings, screen: Screen
 
 
 def as_map(found: Layout, drives: int | None) -> str:
-    """Return the host map as text that its parser takes. Raises FileError where nothing says which drives there are.
+    """Return the host map as text that its parser takes.
 
-    `drives` is how many a person says there are; None: nobody does.
+    `drives` is how many a person says there are; None: nobody does. Raises FileError where nothing says so.
     """
     lines = [f"# The host map of {found.rabbit}, made by nvmefence hosts import from"]
     lines += [f"#   {source}" for source in found.sources]

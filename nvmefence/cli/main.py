@@ -259,6 +259,8 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _command(arguments: argparse.Namespace) -> Command:
     """Import the one module that the command needs."""
     name = arguments.command
+    if name == "hosts":
+        return _hosts_command(arguments.subcommand)
     if name == "detach":
         from nvmefence.cli.detach import detach as run
     elif name == "restore":
@@ -269,8 +271,6 @@ def _command(arguments: argparse.Namespace) -> Command:
         from nvmefence.cli.status import status as run
     elif name == "check":
         from nvmefence.cli.check import check as run
-    elif name == "hosts":
-        run = _hosts_command(arguments.subcommand)
     elif name == "watch":
         from nvmefence.cli.watch import watch as run
     elif name == "allow-mass-fence":

@@ -17,7 +17,6 @@ from nvmefence.watcher.verdict import Verdict
 
 _ARCHIVED: Final = 1000
 """Archived responses, the newest, that are looked at."""
-_SIMULATED: Final = "SIMULATED: "
 Follow = Callable[[int], None]
 """Has whatever happens in the directory open under this descriptor told from now on. Raises OSError."""
 _Signature = tuple[int, int, int, int]
@@ -133,7 +132,7 @@ class Responses:
 
 
 def judge(answer: Response, simulated: bool) -> Said:
-    """Return what a response says: it shows a fence if it is ours, and its evidence has the host cut on every drive."""
+    """Return what a response says: it shows a fence if it is ours, and its evidence has the host cut everywhere."""
     if not answer.success:
         return Said()
     claimed = frozenset({answer.target_node})
@@ -144,6 +143,6 @@ def judge(answer: Response, simulated: bool) -> Said:
     if not ours:
         why = "its evidence contradicts it" if made.verdict is Verdict.DOUBTFUL else "it has no evidence of ours"
         return Said(claimed=claimed, left_out=why)
-    if not simulated and (made.simulated or answer.message.startswith(_SIMULATED)):
+    if not simulated and (made.simulated or (made.simulated is None and made.evidence == "evidence")):
         return Said(claimed=claimed, left_out="its drives were simulated")
     return Said(hosts=frozenset({answer.target_node, made.host} - {""}))

@@ -144,7 +144,8 @@ def _resources(document: Any, kind_of_list: str, source: str, where: str, lists:
 def _text(table: dict[str, Any], key: str, source: str, where: str, instead: str = "") -> str:
     value = table.get(key, instead)
     if not isinstance(value, str) or not value:
-        raise _refused(source, f"{where}: {key} must be text, is {_shown(value)}")
+        shown = f"must be text, is {_shown(value)}" if key in table else "is missing"
+        raise _refused(source, f"{where}: {key} {shown}")
     return value
 
 

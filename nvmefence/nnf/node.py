@@ -1,7 +1,7 @@
 """What must change in an NnfNode so that it says which of its servers are fenced.
 
 Server status "Fenced" with health "Critical" is what the NNF node manager writes for a compute whose response it
-finds (NearNodeFlash/nnf-sos, internal/controller/nnf_node_controller.go and api/v1alpha10/nnf_resource_status_type.go).
+finds (NearNodeFlash/nnf-sos: internal/controller/nnf_node_controller.go, api/v1alpha10/nnf_resource_status_type.go)
 """
 
 from __future__ import annotations

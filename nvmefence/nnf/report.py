@@ -1,7 +1,7 @@
 """`nvmefence-nnf-report`: a process of its own that says in Kubernetes which hosts are fenced.
 
-It reads the response directory and the settings, writes no file, and takes no lock: whatever becomes of it, no fence
-is slower for it, or another.
+It reads the response directory and the settings, writes no file, and takes no lock: whatever becomes of it, no
+fence is slower for it, or another.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _EPILOG: Final = """exit codes:
   8   --once, --dry-run: the responses could not be read, or the cluster could not be told"""
 
 
-class _Ended(Exception):
-    """A signal came."""
+class _Ended(BaseException):
+    """A signal came; nobody on the way takes it for a failure of his own."""
 
 
 def _parser() -> argparse.ArgumentParser:
