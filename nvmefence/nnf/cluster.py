@@ -88,7 +88,7 @@ class NnfNodeResource:
             self._version = version
             return found
         tried = ", ".join(self._versions)
-        raise ClusterError(Trouble.NOT_SERVED, f"the server has {NODE} in none of the versions {tried}")
+        raise ClusterError(Trouble.NOT_SERVED, f"the server has NnfNode in none of the versions {tried}")
 
     def patch(self, operations: Sequence[dict[str, Any]]) -> None:
         """Change its status by a JSON Patch, all of it or nothing. Raises ClusterError."""

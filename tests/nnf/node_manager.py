@@ -1,9 +1,9 @@
 """What the NNF node manager makes of a response directory: its rules, written down as an oracle.
 
 Read from NearNodeFlash/nnf-sos, internal/controller: nnf_node_controller.go (checkFencedStatus,
-watchFenceResponses), nnf_node_block_storage_controller.go (checkComputeFenced), as of API v1alpha10. Its JSON is that of Go's
-encoding/json: keys are matched without regard to case, the last of two wins, a wrong type makes the file
-unreadable, null leaves the default.
+watchFenceResponses), nnf_node_block_storage_controller.go (checkComputeFenced), as of API v1alpha10. Its JSON is
+that of Go's encoding/json: keys are matched without regard to case, the last of two wins, a wrong type makes the
+file unreadable, null leaves the default.
 """
 
 from __future__ import annotations
