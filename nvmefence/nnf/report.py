@@ -86,13 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Report until a signal comes, or once; return an exit code."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)
     stream = sys.stdout if arguments.json else sys.stderr
     writer = LineWriter(stream.fileno(), encoding=stream.encoding)
     style = journal.style(arguments.json, stream.isatty())
     told = journal.Journal(writer.put, style)
     try:
+        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGINT, _end)
         return _report(arguments, told)
     except NvmefenceError as error:
         told.error(str(error), event="refused", exit=int(error.exit_code))

@@ -86,7 +86,7 @@ class Reporter:
         if self._compared is None:
             return "nothing compared yet"
         number = len(set(self._compared.hosts.values()))
-        return f"{self._where} says what {number} responses show"
+        return f"{self._where} says what the responses show; fenced by {number}"
 
     def turn(self) -> float:
         """Look, and if there is reason to, compare and report. Returns the seconds until the next turn, at most.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nvmefence.cli.hosts_import import as_map
 from nvmefence.errors import AccessError, FileError
@@ -192,3 +194,39 @@ def test_names_from_a_file_cannot_steer_a_terminal_or_become_keys(tmp_path: Path
     assert slots(text) == {"c1": 0, "c2": 1}
     (tmp_path / "map.toml").write_text(text)
     assert hostfile.load(tmp_path / "map.toml").expected.serials == SERIALS
+
+
+_ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 20)
+    | st.sampled_from(["", "c1", "Rabbit", "0", "1", "x y", "\x1b"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "index", "id"]), inner),
+    max_leaves=4,
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in items for place in _places(one, (*path, key)))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_whatever_is_in_a_resource_a_map_is_good_or_refused(data: st.DataObject) -> None:
+    document = listed(system(), node())
+    for place in data.draw(st.lists(st.sampled_from(_places(document)[1:]), min_size=1, max_size=3)):
+        here: Any = document
+        try:
+            for key in place[:-1]:
+                here = here[key]
+            here[place[-1]] = data.draw(_ODD)
+        except (KeyError, IndexError, TypeError):
+            continue  # an earlier change took that place away
+    drives = data.draw(st.none() | st.just(3))
+    try:
+        text = as_map(layout(documents.read(json.dumps(document), "f"), None), drives)
+    except FileError as error:
+        assert "\x1b" not in str(error)
+        return
+    assert hostfile.parse(tomllib.loads(text), "map").hosts

@@ -43,7 +43,9 @@ def test_the_service_reports_in_its_sandbox_and_reads_new_credentials(tmp_path: 
             assert started.returncode == 0, room.systemctl("status", UNIT)
             write(responses, "r-1", "c2")
             until(lambda: server.statuses()["c2"] == "Fenced", "it reports")
-            until(lambda: "says what 1 responses show" in room.shows(UNIT, "StatusText"), "it says so")
+            until(
+                lambda: "says what the responses show; fenced by 1" in room.shows(UNIT, "StatusText"), "it says so"
+            )
             before = room.shows(UNIT, "MainPID")
             server.token = "another"
             kubeconfig(server, config, keys, token="another")
