@@ -170,6 +170,20 @@ def test_only_what_was_fenced_by_us_and_is_claimed_by_nobody_is_handed_back(
     assert desk.turn()["c2"] == "Fenced"
 
 
+def test_one_host_is_handed_back_beside_one_that_is_claimed(desk: Desk) -> None:
+    for host in ("c1", "c2"):
+        desk.server.put(host, "Fenced")
+        desk.archive(write(desk.answers, f"r-{host}", host))
+    write(desk.answers, "r-3", "c2", evidence=None)
+    assert desk.turn() == {"c1": "Offline", "c2": "Fenced"}
+
+
+def test_the_rabbit_itself_is_never_said_to_be_fenced(desk: Desk) -> None:
+    write(desk.answers, "r-1", RABBIT)
+    desk.turn()
+    assert desk.server.patches == []
+
+
 def test_a_status_can_be_left_as_it_is(tmp_path: Path, server: ApiServer) -> None:
     desk = Desk(tmp_path, server, hand_back=False)
     answer = write(desk.answers, "r-1", "c2")
@@ -220,12 +234,16 @@ def test_a_conflict_is_resolved_by_reading_anew(desk: Desk, fault: str) -> None:
     assert [method for method, _ in desk.server.requests].count("PATCH") == 2
 
 
-def test_servers_in_other_places_meanwhile_are_not_mixed_up(desk: Desk) -> None:
+@pytest.mark.parametrize("what", ["places", "names"])
+def test_servers_that_are_others_meanwhile_are_not_mixed_up(desk: Desk, what: str) -> None:
     write(desk.answers, "r-1", "c2")
     resource = connect(RABBIT, str(desk.answers.parent / "kubeconfig"), None, 1.0)
     stale = resource.get()
     servers = desk.server.node["status"]["servers"]
-    servers[1], servers[2] = servers[2], servers[1]
+    if what == "places":
+        servers[1], servers[2] = servers[2], servers[1]
+    else:
+        servers[1]["hostname"], servers[2]["hostname"] = servers[2]["hostname"], servers[1]["hostname"]
 
     class Once(NnfNodeResource):
         def __init__(self) -> None:
