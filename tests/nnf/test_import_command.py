@@ -124,5 +124,9 @@ def test_what_cannot_be_done_is_said_with_a_code_of_its_own(place: Place, words:
     done = imported(place, *words)
     assert (done.returncode, done.stdout) == (11, "")
     assert says in done.stderr
-    code, document = place.json("hosts", "import", "--nnf", *words)
+
+
+def test_a_refusal_is_one_object_for_a_program(place: Place) -> None:
+    code, document = place.json("hosts", "import", "--nnf", "none.json")
     assert (code, document["exit"]) == (11, 11)
+    assert "cannot read none.json" in document["error"]

@@ -211,17 +211,17 @@ def test_who_is_overruled_says_it_ever_less_often_and_says_why(desk: Desk) -> No
 
     desk.server.changed = overrule
     write(desk.answers, "r-1", "c2")
-    for _ in range(600):
-        desk.turn(1)
+    for _ in range(300):
+        desk.turn(2)
     within_ten_minutes = len(desk.server.patches)
     assert 5 <= within_ten_minutes <= 10
     assert sum("the node manager does not find its response" in one for one in desk.said) == 1
     desk.server.changed = lambda _node: None
-    for _ in range(300):
-        desk.turn(1)
+    for _ in range(60):
+        desk.turn(5)
     assert desk.server.statuses()["c2"] == "Fenced"
-    for _ in range(70):
-        desk.turn(1)
+    for _ in range(14):
+        desk.turn(5)
     desk.server.put("c2", "Ready")
     assert desk.turn(31)["c2"] == "Fenced"  # at once again, as the quarrel is over
 
@@ -341,7 +341,7 @@ def test_a_dry_run_changes_nothing(tmp_path: Path, server: ApiServer) -> None:
 def test_the_service_account_of_a_pod_is_taken_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = make_keys(tmp_path)
     (tmp_path / "ca.crt").write_bytes((keys / "tls.crt").read_bytes())
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").write_text(TOKEN)
     (tmp_path / "namespace").write_text("anywhere")
     with serving(ApiServer(node()), keys) as server:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
