@@ -7,6 +7,7 @@ objects, optimistic concurrency) and RFC 6902: a patch that does not apply is 42
 
 from __future__ import annotations
 
+import base64
 import copy
 import ctypes
 import json
@@ -242,10 +243,14 @@ def make_keys(folder: Path) -> Path:
     return folder
 
 
-def kubeconfig(server: ApiServer, path: Path, keys: Path | None = None, token: str = TOKEN) -> Path:
-    """Write a kubeconfig for the server."""
+def kubeconfig(
+    server: ApiServer, path: Path, keys: Path | None = None, token: str = TOKEN, *, embedded: bool = False
+) -> Path:
+    """Write a kubeconfig for the server; with the certificate in it, or the certificate's path."""
     cluster: dict[str, Any] = {"server": server.url}
-    if keys is not None:
+    if keys is not None and embedded:
+        cluster["certificate-authority-data"] = base64.b64encode((keys / "tls.crt").read_bytes()).decode()
+    elif keys is not None:
         cluster["certificate-authority"] = str(keys / "tls.crt")
     document = {
         "apiVersion": "v1",

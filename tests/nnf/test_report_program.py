@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from nvmefence.nnf import report
+from tests.nnf import node_manager
 from tests.nnf.answers import write
 from tests.nnf.api_server import ApiServer, kubeconfig, make_keys, serving
 from tests.nnf.resources import RABBIT, node
@@ -89,6 +90,30 @@ def test_without_hints_the_timed_look_finds_it_and_what_goes(place: Beside) -> N
         assert place.run("restore", "--host", "c2", "--response-dir", str(place.answers)).returncode == 0
         until(lambda: place.server.statuses()["c2"] == "Offline", "it is handed back")
         assert reporter.stop(signal.SIGINT) == 0
+
+
+def node_manager_of(directory: Path) -> Callable[[dict[str, Any]], None]:
+    """Return what a node manager does whenever its NnfNode changes: all servers anew, by its rules."""
+
+    def reconcile(found: dict[str, Any]) -> None:
+        fenced = node_manager.fenced(directory)
+        for server in found["status"]["servers"][1:]:
+            is_fenced = server.get("hostname") in fenced
+            server["status"], server["health"] = ("Fenced", "Critical") if is_fenced else ("Ready", "OK")
+
+    return reconcile
+
+
+def test_with_a_node_manager_that_shares_the_responses_both_say_the_same(place: Beside) -> None:
+    place.server.changed = node_manager_of(place.answers)
+    with place.watcher(), place.reporter("--rescan", "0.2", "--resync", "0.2") as reporter:
+        place.answered(place.ask("r-1.json", target_node="c2"))
+        until(lambda: fenced(place) == {"c2"}, "it is reported")
+        assert place.run("restore", "--host", "c2", "--response-dir", str(place.answers)).returncode == 0
+        until(lambda: place.server.statuses() == {"c1": "Ready", "c2": "Ready"}, "its node manager says what it is")
+        time.sleep(0.5)
+        assert len(place.server.patches) == 2
+        assert "does not find" not in reporter.text()
 
 
 @pytest.mark.parametrize("state", ["runs", "stopped", "hangs-at-the-server", "killed"])

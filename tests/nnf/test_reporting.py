@@ -350,6 +350,14 @@ def test_the_service_account_of_a_pod_is_taken_over_tls(tmp_path: Path, monkeypa
         assert found["metadata"]["namespace"] == RABBIT
 
 
+def test_a_kubeconfig_may_have_the_certificate_in_it(tmp_path: Path) -> None:
+    keys = make_keys(tmp_path)
+    with serving(ApiServer(node()), keys) as server:
+        config = kubeconfig(server, tmp_path / "kubeconfig", keys, embedded=True)
+        (tmp_path / "tls.crt").unlink()
+        assert connect(RABBIT, str(config), None, 1.0).get()["kind"] == "NnfNode"
+
+
 def test_a_server_with_a_certificate_of_somebody_elses_is_not_spoken_to(tmp_path: Path) -> None:
     for name in ("ours", "theirs"):
         (tmp_path / name).mkdir()
