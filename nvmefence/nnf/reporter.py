@@ -170,10 +170,16 @@ class Reporter:
     def _may(self, change: Change, now: float) -> bool:
         """Whether to say it now: who is overruled again and again says it ever less often."""
         quarrel = self._quarrels.get(change.host)
+        return quarrel is None or now >= quarrel.not_before
+
+    def _note(self, change: Change) -> _Quarrel:
+        """Take note that a host was said to be fenced, perhaps not for the first time."""
+        now = self._clock()
+        quarrel = self._quarrels.get(change.host)
         if quarrel is None:
-            return True
-        if now < quarrel.not_before:
-            return False
+            quarrel = self._quarrels[change.host] = _Quarrel(now)
+            return quarrel
+        quarrel.told_at = now
         quarrel.overruled += 1
         quarrel.not_before = now + min(_VERIFY_S * 2.0**quarrel.overruled, _LONGEST_QUARREL_S)
         if quarrel.overruled == 2:
@@ -182,15 +188,13 @@ class Reporter:
                 "the node manager does not find its response. Does it read this directory?",
                 event="overruled", host=change.host,
             )  # fmt: skip
-        return True
+        return quarrel
 
     def _tell(self, changes: Sequence[Change], fences: Fences) -> None:
-        now = self._clock()
         mark = "dry run: would say: " if self._dry_run else ""
         for change in changes:
             if change.after == nnfnode.FENCED:
-                quarrel = self._quarrels.setdefault(change.host, _Quarrel(now))
-                quarrel.told_at = now
+                quarrel = self._note(change)
                 if quarrel.overruled <= 1:
                     shown = f"{change.host} is {change.after} (response {fences.hosts[change.host]})"
                     self._journal.notice(

@@ -226,6 +226,15 @@ def test_who_is_overruled_says_it_ever_less_often_and_says_why(desk: Desk) -> No
     assert desk.turn(31)["c2"] == "Fenced"  # at once again, as the quarrel is over
 
 
+def test_a_conflict_in_a_quarrel_is_resolved_as_well(desk: Desk) -> None:
+    write(desk.answers, "r-1", "c2")
+    desk.turn()
+    desk.server.put("c2", "Ready")
+    desk.server.faults = ["", "", "409"]
+    desk.reporter._cluster = connect(RABBIT, str(desk.answers.parent / "kubeconfig"), None, 1.0)
+    assert desk.turn(2)["c2"] == "Fenced"
+
+
 @pytest.mark.parametrize("fault", ["409", "422"])
 def test_a_conflict_is_resolved_by_reading_anew(desk: Desk, fault: str) -> None:
     write(desk.answers, "r-1", "c2")
