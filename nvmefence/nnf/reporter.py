@@ -85,6 +85,9 @@ class Reporter:
             return self._journal.trouble
         if self._compared is None:
             return "nothing compared yet"
+        overruled = sorted(host for host, quarrel in self._quarrels.items() if quarrel.overruled > 1)
+        if overruled:
+            return f"{self._where} is set back by others again and again: {', '.join(overruled)}"
         number = len(set(self._compared.hosts.values()))
         return f"{self._where} says what the responses show; fenced by {number}"
 

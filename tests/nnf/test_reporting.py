@@ -216,12 +216,14 @@ def test_who_is_overruled_says_it_ever_less_often_and_says_why(desk: Desk) -> No
     within_ten_minutes = len(desk.server.patches)
     assert 5 <= within_ten_minutes <= 10
     assert sum("the node manager does not find its response" in one for one in desk.said) == 1
+    assert "is set back by others again and again: c2" in desk.reporter.status
     desk.server.changed = lambda _node: None
     for _ in range(60):
         desk.turn(5)
     assert desk.server.statuses()["c2"] == "Fenced"
     for _ in range(14):
         desk.turn(5)
+    assert "says what the responses show; fenced by 1" in desk.reporter.status
     desk.server.put("c2", "Ready")
     assert desk.turn(31)["c2"] == "Fenced"  # at once again, as the quarrel is over
 
