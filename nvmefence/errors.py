@@ -28,11 +28,12 @@ class Exit(enum.IntEnum):
     UNKNOWN_STATE = 8
     """`status`, `hosts discover`, dry run: some drive could not be read, so its part of the answer is missing."""
     CHECK_FAILED = 9
-    """`check`: a fence would fail, or something needs attention first."""
+    """`check`, `hosts import --check`: a fence would fail, or something needs attention first."""
     BUSY = 10
     """`watch`: another watcher serves the request directory. Nothing was done."""
     BAD_FILE = 11
-    """`explain`, `history`, `restore`, `unfence`: the file cannot be read or is not what it should be."""
+    """`explain`, `history`, `hosts import`, `restore`, `unfence`: the file cannot be read, is not what it should
+    be, or is there already."""
     NOT_RESTORED = 12
     """`restore`: not everything on record could be given back; what could not is named, and stays on record."""
     UNDER_WAY = 13

@@ -15,7 +15,7 @@ from nvmefence.inventory.hostfile import load
 from nvmefence.settings import Settings
 from nvmefence.site import open_site
 
-_COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.FAIL: "red"}
+COLOURS: Final = {Level.OK: "green", Level.NOTE: "yellow", Level.FAIL: "red"}
 
 
 def check(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
@@ -48,7 +48,7 @@ def check(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> 
         screen.line("SIMULATED", "yellow")
     screen.table(
         ["", "what", "finding"],
-        [[Cell(f.level.value, _COLOURS[f.level]), f.subject, f.text] for f in findings],
+        [[Cell(f.level.value, COLOURS[f.level]), f.subject, f.text] for f in findings],
     )
     for finding in failed:
         if finding.advice:

@@ -24,10 +24,10 @@ _EXIT_CODES = """exit codes:
        two hosts' at once, or not to be found); nothing was sent there
   7    not permitted, or the forced backend is not available; nothing was done
   8    status, hosts discover, dry run: some drive could not be read
-  9    check: a fence would fail
+  9    check, hosts import --check: a fence would fail
   10   watch: another watcher serves the request directory; nothing was done
-  11   explain, history, restore, unfence: the file cannot be read or is not what
-       it should be
+  11   explain, history, hosts import, restore, unfence: the file cannot be read,
+       is not what it should be, or is there already
   12   restore: not everything on record could be given back; what is left is named
   13   restore, unfence: the host is being fenced or restored; nothing was done
   70   a defect in nvmefence; a fence that ended so is not confirmed
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
     of_hosts.add_parser("show", help="show the host map", parents=[common])
     of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
+    _add_import(of_hosts, common)
     watch = add("watch", "serve request files with fences and response files, until SIGTERM")
     _add_spool(watch)
     _add_places(watch, "records")
@@ -113,6 +114,25 @@ def _parser() -> argparse.ArgumentParser:
     version = commands.add_parser("version", help="show versions and what this machine offers")
     version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
+
+
+def _add_import(
+    of_hosts: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    """Add the command that makes a host map from resources of Kubernetes."""
+    text = "print the host map of a Rabbit, made from its Near Node Flash resources"
+    imported = of_hosts.add_parser("import", help=text, parents=[common])
+    imported.add_argument(
+        "--nnf", metavar="FILE", nargs="+", required=True,
+        help="SystemConfiguration and NnfNode, JSON or YAML, - for standard input",
+    )  # fmt: skip
+    imported.add_argument("--rabbit", metavar="NAME", help="which one, where there are several")
+    imported.add_argument(
+        "--drives", metavar="N", type=when.count, help="how many drives must be there, instead of their serials"
+    )
+    imported.add_argument("--check", action="store_true", help="compare it with the drives first; changes nothing")
+    imported.add_argument("--output", metavar="FILE", help="write it there, unless there is such a file")
+    imported.add_argument("--force", action="store_true", help="with --output: replace what is there")
 
 
 def _add_spool(parser: argparse.ArgumentParser) -> None:
@@ -246,6 +266,8 @@ def _add_readers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _command(arguments: argparse.Namespace) -> Command:
     """Import the one module that the command needs."""
     name = arguments.command
+    if name == "hosts":
+        return _hosts_command(arguments.subcommand)
     if name == "detach":
         from nvmefence.cli.detach import detach as run
     elif name == "restore":
@@ -256,10 +278,6 @@ def _command(arguments: argparse.Namespace) -> Command:
         from nvmefence.cli.status import status as run
     elif name == "check":
         from nvmefence.cli.check import check as run
-    elif name == "hosts":
-        from nvmefence.cli.hosts import discover, show
-
-        run = discover if arguments.subcommand == "discover" else show
     elif name == "watch":
         from nvmefence.cli.watch import watch as run
     elif name == "allow-mass-fence":
@@ -271,6 +289,16 @@ def _command(arguments: argparse.Namespace) -> Command:
     else:
         from nvmefence.cli.version import version as run
     return run
+
+
+def _hosts_command(name: str) -> Command:
+    if name == "import":
+        from nvmefence.cli.hosts_import import import_nnf
+
+        return import_nnf
+    from nvmefence.cli.hosts import discover, show
+
+    return discover if name == "discover" else show
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PROGRAMS = (
-    "fence_gfs2_recorder", "journalctl", "kubectl", "make", "mount", "nvme", "nvmefence", "pcs", "systemctl",
-    "systemd-tmpfiles",
+    "fence_gfs2_recorder", "journalctl", "kubectl", "make", "mount", "nvme", "nvmefence",
+    "nvmefence-nnf-report", "pcs", "systemctl", "systemd-tmpfiles",
 )  # fmt: skip
 """What begins with one of these and is set as code within a sentence is a command as well."""
 SHELLS = ("indented", "bash", "sh", "shell", "console")

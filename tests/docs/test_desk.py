@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from nvmefence.inventory import hostfile
 from tests.docs import manual
-from tests.docs.machine import ATTACHMENTS, MAP, Machine, readme_map
+from tests.docs.machine import ATTACHMENTS, CONTROLLERS, MAP, Machine, readme_map
 from tests.docs.scenes import WATCH, Desk
 from tests.docs.steps import Step, follow, written
+from tests.nnf.resources import node, system
 
 REHEARSAL = "/localdisk/rehearsal"
+DRIVES = tuple(f"SIM{number:05}" for number in range(18))
+"""Of the README's fleet."""
 
 
 def fill_in_the_hosts(desk: Desk) -> None:
@@ -23,6 +28,30 @@ def fill_in_the_hosts(desk: Desk) -> None:
     found = desk.machine.inside(MAP).read_text()
     _, hosts = readme_map().split("[hosts", 1)
     desk.machine.inside(MAP).write_text(f"{found}\n[hosts{hosts}")
+
+
+def have_a_cluster(desk: Desk) -> None:
+    """Put a `kubectl` there that has the resources of a Rabbit with these drives and computes, and no map."""
+    computes = dict(enumerate(CONTROLLERS))
+    found = {
+        "systemconfiguration": system({"rabbit-1": computes}),
+        "nnfnode": node(computes, DRIVES, rabbit="rabbit-1"),
+    }
+    for kind, resource in found.items():
+        desk.machine.inside(f"/localdisk/{kind}.json").write_text(json.dumps(resource))
+    program = desk.machine.inside("/usr/sbin/kubectl")
+    program.write_text('#!/bin/sh\n[ "$1 $6 $7" = "get -o json" ] && cat "/localdisk/$2.json"\n')
+    program.chmod(0o755)
+    desk.machine.inside(MAP).unlink()
+
+
+def the_map_is_the_readmes(desk: Desk) -> None:
+    hostmap = hostfile.load(desk.machine.inside(MAP))
+    assert {host.name: host.selector.words() for host in hostmap.hosts.values()} == {
+        "compute-1": "slot 0 (VF 2)",
+        "compute-2": "slot 1 (VF 3)",
+    }
+    assert hostmap.expected.serials == DRIVES
 
 
 def only_compute_2_is_cut_off(desk: Desk) -> None:
@@ -97,9 +126,22 @@ ALLOWED: list[Step[Desk]] = [
     Step("nvmefence allow-mass-fence", says=["^Any number of hosts may be fenced for 600 s; "]),
     Step("nvmefence allow-mass-fence --withdraw", says=["^Taken back$"]),
 ]
+OF_NNF = "nvmefence hosts import --nnf system.json node.json --rabbit rabbit-1"
+IMPORTED: list[Step[Desk]] = [
+    Step("kubectl get systemconfiguration -n default default -o json > system.json", folder="/localdisk",
+         before=have_a_cluster),
+    Step("kubectl get nnfnode -n rabbit-1 nnf-nlc -o json > node.json", folder="/localdisk"),
+    Step(OF_NNF, says=["^# spec.storageNodes.*says the same$", r"^\[hosts.compute-2\]", "^slot = 1"],
+         folder="/localdisk"),
+    Step(f"{OF_NNF} --check --output /etc/nvmefence/hosts.toml", says=["^2 hosts of rabbit-1 written to"],
+         folder="/localdisk", after=the_map_is_the_readmes),
+    Step("kubectl get nnfnode -n rabbit-1 nnf-nlc -o json | nvmefence hosts import --nnf - --check",
+         says=["^# SIMULATED: Checked on 18 live drives"]),
+    Step("nvmefence check", says=["every host of the map could be fenced now on 18 drives"]),
+]  # fmt: skip
 BESIDE = [WATCH, "make install", "make uninstall", "make help"]
 """Commands that scenes are made with, or that a test below runs."""
-STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED, *ALLOWED]
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED, *ALLOWED, *IMPORTED]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +175,11 @@ def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
 
 def test_a_persons_word_for_many_fences_is_given_and_taken_back(desk: Desk) -> None:
     follow(desk, ALLOWED)
+
+
+def test_the_host_map_comes_from_nnfs_resources(desk: Desk) -> None:
+    follow(desk, IMPORTED)
+    desk.machine.inside("/usr/sbin/kubectl").unlink()
 
 
 def test_the_rehearsal_needs_no_cluster_and_no_drives(desk: Desk) -> None:

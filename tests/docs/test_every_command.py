@@ -17,6 +17,8 @@ from tests.docs.steps import Step
 
 BENCH = ".venv/bin/python -m tests.bench"
 DRIVES = "needs drives under a real kernel"
+CLUSTER = "needs a Kubernetes cluster with NNF's software"
+REPORTER = f"{CLUSTER}; tests/nnf runs the reporter, its unit file and its rights"
 EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
     "make test": "runs this test",
@@ -25,6 +27,19 @@ EXCEPTIONS = {
     "nvme detach-ns": f"{DRIVES}; make bench runs it",
     "nvme attach-ns": DRIVES,
     "kubectl get nnfnode": "named as what is of no use here",
+    "kubectl set env ...": CLUSTER,
+    "kubectl logs ...": CLUSTER,
+    "kubectl annotate ...": CLUSTER,
+    "kubectl apply": "the beginning of the next",
+    "kubectl apply ...": REPORTER,
+    "kubectl get secret ...": REPORTER,
+    "kubectl config ...": REPORTER,
+    "systemd-sysusers ...": REPORTER,
+    "systemd-tmpfiles --create nvmefence-nnf-report.conf": REPORTER,
+    "install -g nvmefence-report ...": REPORTER,
+    "runuser -u nvmefence-report ...": REPORTER,
+    "systemctl enable --now nvmefence-nnf-report": REPORTER,
+    "systemctl status nvmefence-nnf-report": REPORTER,
 }
 """What no scene runs, and why. What ends with dots stands for all that begins so."""
 _JOINTS = re.compile(r"\s*(?:&&|\|\||[|;&]|\n)\s*")

@@ -107,7 +107,11 @@ def test_the_parameters_of_a_device_are_those_of_the_agent() -> None:
 
 @pytest.mark.parametrize(
     ("page", "heading"),
-    [("docs/watcher.md", "When something is wrong"), ("docs/troubleshooting.md", "Troubleshooting")],
+    [
+        ("docs/watcher.md", "When something is wrong"),
+        ("docs/troubleshooting.md", "Troubleshooting"),
+        ("docs/nnf.md", "When something is wrong"),
+    ],
 )
 def test_messages_are_in_the_program_as_they_are_quoted(page: str, heading: str) -> None:
     quoted = [text for row in manual.table(page, heading) for text in manual.code(row[0])]
@@ -161,8 +165,22 @@ def test_options_that_are_named_exist() -> None:
     helped = told("nvmefence.agents.fence_gfs2_recorder", "--help")
     for command in ("detach", "watch", "history", "explain"):
         helped += told("nvmefence.cli.main", command, "--help")
+    helped += told("nvmefence.cli.main", "hosts", "import", "--help") + told("nvmefence.nnf.report", "--help")
     assert named
     assert named - set(re.findall(r"--[a-z-]+", helped)) == set()
+
+
+def test_the_options_and_exit_codes_of_the_reporter_and_the_import_are_those_of_the_programs() -> None:
+    helped = told("nvmefence.nnf.report", "--help")
+    options, codes = helped.split("exit codes:")
+    rows = manual.table("docs/nnf.md", "Options")
+    named = {manual.code(row[0])[0] for row in rows if len(row) == 3}
+    assert named == set(re.findall(r"^  (--[a-z-]+)", options, re.M)) - {"--version"}
+    assert [row[0] for row in rows if len(row) == 2] == re.findall(r"^  (\d)", codes, re.M)
+    helped = told("nvmefence.cli.main", "hosts", "import", "--help").split("settings:")[0].split("options:")[1]
+    imports = manual.table("docs/nnf.md", "Import the host map")
+    named = {manual.code(row[0])[0].split()[0] for row in imports if row[0].startswith("`--")}
+    assert named == set(re.findall(r"^  (--[a-z-]+)", helped, re.M)) - {"--json"}
 
 
 def test_variables_that_are_named_exist() -> None:
