@@ -36,6 +36,12 @@ class Listing(NamedTuple):
     """Other entries ending in ".json", quoted for a log: directories, and names with unsafe characters."""
 
 
+class _Entry(NamedTuple):
+    name: str
+    inode: int
+    is_directory: bool
+
+
 class _Spool:
     """An open directory that can be opened anew."""
 
@@ -57,16 +63,22 @@ class _Spool:
         """Remove what dead writers left behind, see `files.sweep`; returns how many files."""
         return files.sweep(self.directory, older_than)
 
-    def _entries(self) -> list[os.DirEntry[str]]:
+    def _entries(self) -> list[_Entry]:
         """Return the entries whose names end in ".json", without dot files. Raises DirectoryLost, ReadFailed."""
-        self.directory.verify()
+        fd = self.directory.open_again()
         try:
-            with os.scandir(self.directory.fd) as entries:
-                return [e for e in entries if e.name.endswith(names.SUFFIX) and not e.name.startswith(".")]
+            with os.scandir(fd) as entries:
+                return [
+                    _Entry(e.name, e.inode(), _is_directory(e))
+                    for e in entries
+                    if e.name.endswith(names.SUFFIX) and not e.name.startswith(".")
+                ]
         except OSError as error:
             raise ReadFailed(
                 f"cannot list {quoted(self.directory.path)}: {error.strerror}", error.errno or 0
             ) from None
+        finally:
+            os.close(fd)
 
     def _move(self, name: str, subdirectory: str) -> str:
         """Move a file into a subdirectory under a name that is free there. Returns that name."""
@@ -98,10 +110,10 @@ class RequestDirectory(_Spool):
         pending: dict[str, int] = {}
         ignored = []
         for entry in self._entries():
-            if not names.is_safe(entry.name) or _is_directory(entry):
+            if not names.is_safe(entry.name) or entry.is_directory:
                 ignored.append(quoted(entry.name))
             else:
-                pending[entry.name] = entry.inode()
+                pending[entry.name] = entry.inode
         seen = self._first_seen
         self._first_seen = {key: seen.get(key, monotonic) for key in pending.items()}
         self._inode = pending

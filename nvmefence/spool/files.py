@@ -24,7 +24,7 @@ REQUEST_LIMIT: Final = 64 * 1024
 """Bytes that a file may have, unless the caller knows better."""
 _MODES: Final = (0o600, 0o640)
 _CHUNK: Final = 64 * 1024
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CLOSED: Final = -2
 """No descriptor. Not -1, which `os.listdir` and `os.scandir` take for the working directory."""
 _LOST: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
@@ -63,6 +63,25 @@ class Directory:
         if not same:
             raise DirectoryLost(f"{quoted(self.path)} is another directory now")
 
+    def open_again(self) -> int:
+        """Return a fresh descriptor of this directory, by its path; raises as `verify`.
+
+        For listing: an NFS client asks its server at an open (`nfs_lookup_verify_inode` in fs/nfs/dir.c), while
+        through a descriptor that it has already it may list what was there half a minute ago (acdirmin in nfs(5)).
+        """
+        fd = -1
+        try:
+            fd = os.open(self.path, _DIRECTORY)
+            same = _identity(os.fstat(fd)) == self._identity
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise _unopened(self.path, error) from None
+        if not same:
+            os.close(fd)
+            raise DirectoryLost(f"{quoted(self.path)} is another directory now")
+        return fd
+
 
 class Content:
     """What a file held, and when it was last written."""
@@ -80,7 +99,7 @@ def open_directory(path: str) -> Directory:
     if "\0" in path:
         raise DirectoryLost(f"not a path: {quoted(path)}")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, _DIRECTORY)
     except OSError as error:
         raise _unopened(path, error) from None
     return Directory(path, fd)
