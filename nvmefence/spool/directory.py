@@ -23,6 +23,10 @@ from nvmefence.spool.response import RESPONSE_LIMIT, Response
 
 REJECTED: Final = "rejected"
 ARCHIVE: Final = "archive"
+REJECTED_KEPT: Final = 1000
+"""Files that stay in `rejected/`, the newest, with the reason for each: for a person, not for the record."""
+_REJECTED_BEYOND: Final = 200
+"""So many more may lie there for a while, so that not each rejection goes through all of them."""
 SETTLE: Final = 2.0
 """Seconds during which an unparsable file may be one that its writer has not finished."""
 
@@ -104,6 +108,8 @@ class RequestDirectory(_Spool):
         super().__init__(path)
         self._first_seen: dict[tuple[str, int], float] = {}
         self._inode: dict[str, int] = {}
+        self._rejections_left = 0
+        """Rejections until `rejected/` is gone through again for what is too much."""
 
     def scan(self, monotonic: float) -> Listing:
         """List what waits, and remember since when. Raises DirectoryLost (then `reopen`) and ReadFailed."""
@@ -149,16 +155,38 @@ class RequestDirectory(_Spool):
     def reject(self, name: str, reason: str) -> str:
         """Move a file to `rejected/`, with the reason beside it if that can be written; return a line for the log.
 
+        Of what lies there the newest `REJECTED_KEPT` stay, or a few more.
         Raises UnsafeName, Gone, ReadFailed, WriteFailed.
         """
         new_name = self._move(names.check_json(name), REJECTED)
         line = f"{name} is rejected, now {REJECTED}/{new_name}: {ascii(reason)[1:-1]}"
         try:
             with files.open_subdirectory(self.directory, REJECTED) as rejected:
-                files.write(rejected, f"{new_name[: names.MAX_NAME - 7]}.reason", f"{line}\n".encode("ascii"))
+                try:
+                    files.write(rejected, _reason_of(new_name), f"{line}\n".encode("ascii"))
+                finally:
+                    self._forget_oldest(rejected)
         except SpoolError:
             pass  # the log has the reason; the file is a convenience
         return line
+
+    def _forget_oldest(self, rejected: Directory) -> None:
+        """Remove the oldest of what was rejected, as soon as there is too much. Raises SpoolError."""
+        self._rejections_left -= 1
+        if self._rejections_left >= 0:
+            return
+        found = files.ages(rejected)
+        reasons = {_reason_of(name) for _age, name in found}
+        kept = [name for _age, name in sorted(found, reverse=True) if name not in reasons]
+        for name in kept[REJECTED_KEPT:]:
+            files.discard(rejected, _reason_of(name))
+            files.discard(rejected, name)
+        self._rejections_left = _REJECTED_BEYOND + max(REJECTED_KEPT - len(kept), 0)
+
+
+def _reason_of(name: str) -> str:
+    """Return the name of the file that says why a file was rejected."""
+    return f"{name[: names.MAX_NAME - 7]}.reason"
 
 
 class ResponseDirectory(_Spool):

@@ -307,6 +307,35 @@ def sweep(directory: Directory, older_than: float) -> int:
     return removed
 
 
+def ages(directory: Directory) -> list[tuple[float, str]]:
+    """Return of each file when (since 1970) it came into the directory, and its safe name. Raises ReadFailed."""
+    found = []
+    try:
+        for name in os.listdir(directory.fd):
+            if not names.is_safe(name):
+                continue
+            try:
+                seen = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(seen.st_mode):
+                found.append((seen.st_ctime, name))
+    except OSError as error:
+        raise ReadFailed(f"cannot list {quoted(directory.path)}: {_words(error)}", error.errno or 0) from None
+    return found
+
+
+def discard(directory: Directory, name: str) -> None:
+    """Remove a file that nobody needs any more, if it is there; not durably. Raises UnsafeName, WriteFailed."""
+    names.check(name)
+    try:
+        os.unlink(name, dir_fd=directory.fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteFailed(f"cannot remove {name}: {_words(error)}", error.errno or 0) from None
+
+
 def _judge(name: str, found: os.stat_result, limit: int, owners: Collection[int]) -> None:
     """Raise Refused if a file breaks a limit."""
     if not stat.S_ISREG(found.st_mode):
