@@ -19,7 +19,7 @@ _OFFLINE: Final = ("drain", "offline")
 _TEXT_LIMIT: Final = 2000
 _STATUS_LIMIT: Final = 0xFFFF
 _MOST_DRIVES: Final = 1024
-"""No machine has more. Evidence that names more was not written by nvmefence, and to lay it out can take minutes."""
+"""No machine has more. Evidence that names more is not nvmefence's, and to lay it out can take minutes."""
 
 
 class Verdict(enum.Enum):
