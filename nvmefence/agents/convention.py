@@ -241,7 +241,7 @@ def seconds(values: dict[str, str], name: str, *, low: float, high: float) -> fl
 def truth(values: dict[str, str], name: str) -> bool:
     """Return an option as yes or no. Raises UsageError if it is neither."""
     text = values[name].lower()
-    if text in _TRUE or (name == "verbose" and text.isdigit() and int(text) > 0):
+    if text in _TRUE or (name == "verbose" and text.isdecimal() and text.strip("0")):
         return True
     if text in _FALSE or not text:
         return False

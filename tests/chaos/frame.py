@@ -23,7 +23,8 @@ class Campaign(NamedTuple):
 
 Rounds = Generator[None, None, None]
 Play = Callable[[Campaign], Rounds]
-"""Yields after each round, without end; raises AssertionError where something gave way. Closed, it ends what it began."""
+"""Yields after each round, without end; raises AssertionError where something gave way. Closed, it ends what it
+began."""
 
 
 class Fault(NamedTuple):

@@ -12,11 +12,13 @@ from typing import Final
 
 from tests.chaos.frame import Campaign, Fault, Rounds
 from tests.chaos.site import UNHURRIED, Broken, Site, somewhen
-from tests.system.place import CLEAN, MAIN
+from tests.system.place import CLEAN, FLEET, MAIN
 from tests.system.watching import Running
 
 _SPAN_S: Final = 0.12
 """Longer than a fence of the unhurried drives takes, from the request's file to the response's."""
+_QUICK_SPAN_S: Final = 0.02
+"""The same for drives that answer at once."""
 _HUNG: Final = UNHURRIED.replace('number = 1\nanswers = "late:0.003"', 'number = 1\nanswers = "never"')
 
 
@@ -42,8 +44,12 @@ def watcher_killed(given: Campaign) -> Rounds:
 
 
 def watcher_stopped(given: Campaign) -> Rounds:
-    """SIGSTOP at a random instant; the agent gives up, the host is readmitted, the watcher goes on."""
-    site = Site(given.path)
+    """SIGSTOP at a random instant; the agent gives up, the host is readmitted, the watcher goes on.
+
+    The simulated drives live in the watcher's process. So they answer at once here: a real drive would not carry out
+    after the stop what it was sent before.
+    """
+    site = Site(given.path, FLEET)
     with site.watcher() as running:
         while True:
             site.readmit("c1")
@@ -54,7 +60,7 @@ def watcher_stopped(given: Campaign) -> Rounds:
             try:
                 if not before:
                     site.asked(agent)
-                    site.wait(somewhen(given.rng, _SPAN_S))
+                    time.sleep(somewhen(given.rng, _QUICK_SPAN_S))
                     running.process.send_signal(signal.SIGSTOP)
                 code = agent.ended(late_s=2.0)
                 given_back = site.readmit("c1") if code else False
