@@ -210,9 +210,10 @@ class ResponseDirectory(_Spool):
         """Return a response. Raises UnsafeName, Gone, ReadFailed, Refused, Malformed, Invalid."""
         return response.parse(files.read(self.directory, names.check_json(name), limit=RESPONSE_LIMIT).data)
 
-    def publish(self, name: str, answer: Response) -> float | None:
+    def publish(self, name: str, answer: Response, last: Callable[[], None] | None = None) -> float | None:
         """Write a response durably. The same one again, after a failure, makes sure of it and is no error.
 
+        `last` is called just before it becomes visible; what it raises keeps it from that.
         Returns the monotonic time just before it became visible; None for one that was there before.
 
         Raises AlreadyThere if another response stands under this name (it is left), WriteFailed and DirectoryLost
@@ -221,12 +222,12 @@ class ResponseDirectory(_Spool):
         names.check_json(name)
         data = answer.encode()
         try:
-            return files.write(self.directory, name, data)
+            return files.write(self.directory, name, data, last=last)
         except AlreadyThere:
             if not files.exists(self.directory, name):
                 # We alone publish, so what is in the way was left by a process, or by a write of ours, that failed.
                 files.remove_temporary(self.directory, name)
-                return files.write(self.directory, name, data)
+                return files.write(self.directory, name, data, last=last)
             if files.read(self.directory, name, limit=RESPONSE_LIMIT).data != data:
                 raise
             files.sync(self.directory, name)

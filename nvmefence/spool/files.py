@@ -16,7 +16,7 @@ from nvmefence.spool.names import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from types import TracebackType
     from typing import Final
 
@@ -156,15 +156,18 @@ def read(
     return Content(data, found.st_mtime)
 
 
-def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> float:
+def write(
+    directory: Directory, name: str, data: bytes, mode: int = 0o640, last: Callable[[], None] | None = None
+) -> float:
     """Write a new file durably: after the return it survives a power cut, before it nobody sees a part of it.
 
+    `last` is called when all is on disk and nothing is visible yet; what it raises keeps it so.
     Returns the monotonic time just before it became visible, in seconds.
 
     Raises UnsafeName; AlreadyThere, also while someone else writes the same name; WriteFailed; DirectoryLost if
     the path leads elsewhere. The last two say whether the file may be `visible`.
     """
-    return _write(directory, name, data, mode, over=False)
+    return _write(directory, name, data, mode, over=False, last=last)
 
 
 def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> None:
@@ -177,7 +180,9 @@ def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> 
     _write(directory, name, data, mode, over=True)
 
 
-def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: bool) -> float:
+def _write(
+    directory: Directory, name: str, data: bytes, mode: int, *, over: bool, last: Callable[[], None] | None = None
+) -> float:
     names.check(name)
     if mode not in _MODES:
         raise ValueError(f"mode {mode:o}")
@@ -194,7 +199,7 @@ def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: boo
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     try:
-        visible = _write_and_rename(directory, fd, temporary, name, data, mode, over)
+        visible = _write_and_rename(directory, fd, temporary, name, data, mode, over, last)
     except BaseException:
         _forget(directory, temporary)
         raise
@@ -360,7 +365,14 @@ def _read_all(fd: int, limit: int) -> bytes:
 
 
 def _write_and_rename(
-    directory: Directory, fd: int, temporary: str, name: str, data: bytes, mode: int, over: bool
+    directory: Directory,
+    fd: int,
+    temporary: str,
+    name: str,
+    data: bytes,
+    mode: int,
+    over: bool,
+    last: Callable[[], None] | None,
 ) -> float:
     try:
         os.fchmod(fd, mode)  # the mode given to open is subject to the umask
@@ -374,6 +386,8 @@ def _write_and_rename(
             raise WriteFailed(f"cannot write {name}: someone replaced {temporary}")
         if not over and exists(directory, name):
             raise AlreadyThere(f"{name} exists")
+        if last is not None:
+            last()
         visible = time.monotonic()  # before: whoever sees the file does so later, however long this process sleeps
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         return visible

@@ -70,7 +70,9 @@ def watcher_stopped(given: Campaign) -> Rounds:
             if given_back:
                 site.wait(0.5)
                 if site.holders("c1") < 12:
-                    raise Broken("a host that was readmitted after its agent had given up was cut")
+                    raise Broken(
+                        f"a host that was readmitted after its agent had given up was cut: {agent.said} {running.text()[-1500:]} {site.attached()} {site.lines()[-1]}"
+                    )
             yield
 
 
