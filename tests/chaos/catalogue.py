@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos import limits, nfs, processes, spool
+from tests.chaos import hostile, limits, nfs, processes, spool
 from tests.chaos.frame import Fault
 
-FAULTS: Final[tuple[Fault, ...]] = (*processes.FAULTS, *limits.FAULTS, *spool.FAULTS, *nfs.FAULTS)
+FAULTS: Final[tuple[Fault, ...]] = (*processes.FAULTS, *limits.FAULTS, *spool.FAULTS, *nfs.FAULTS, *hostile.FAULTS)

@@ -1,4 +1,4 @@
-"""Whatever stands on an agent's standard input or command line: it asks for what was said, or refuses in one line."""
+"""Whatever stands on an agent's standard input or command line, it asks for what was said, or refuses in a line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from nvmefence.agents.convention import Agent
 Asked = list[tuple[str, str]]
 AGENTS: Final[dict[str, Agent]] = {"recorder": fence_gfs2_recorder.AGENT, "direct": fence_nvmefence.AGENT}
 _EVIL = (
-    "\x1b[2J", "a\rb", "\u202e", "x\0y", "\ud800", "²", "١", "9" * 5000, "nan", "inf", "-1", "1e999", "0x1", "../../x",
-    "$(reboot)", "`id`", "';--", "a" * 300, "{}", "\x9b31m", "\u2028", "c1", "c1.example.org", "off", "ON", "reboot",
-    "meta_data", "list", "list-status", "validate-all", "status", "1", "yes", "60s", "", " ", "#", "=", "\x85", "%s%n",
+    "\x1b[2J", "a\rb", "\u202e", "x\0y", "\ud800", "²", "١", "9" * 5000, "nan", "inf", "-1", "1e999", "0x1",
+    "../../x", "$(reboot)", "`id`", "';--", "a" * 300, "{}", "\x9b31m", "\u2028", "c1", "c1.example.org", "off",
+    "ON", "reboot", "meta_data", "list", "list-status", "validate-all", "status", "1", "yes", "60s", "", " ", "#",
+    "=", "\x85", "%s%n",
 )  # fmt: skip
 VALUES: Final = st.one_of(st.sampled_from(_EVIL), st.text(max_size=20))
 NAMES: Final = sorted(
@@ -45,7 +46,7 @@ WORDS: Final = st.lists(
     st.one_of(
         st.tuples(KEYS, VALUES).map(lambda pair: f"--{pair[0]}={pair[1]}"),
         KEYS.map(lambda name: f"--{name}"),
-        st.sampled_from("-o -n -p -v -h -V -z - --".split()),
+        st.sampled_from(["-o", "-n", "-p", "-v", "-h", "-V", "-z", "-", "--"]),
         VALUES,
     ),
     max_size=8,
@@ -90,7 +91,7 @@ def called(which: str, data: bytes, words: list[str]) -> tuple[int, Asked, list[
         stack.enter_context(fed(data))
         stack.enter_context(mock.patch.object(convention, "_write", write))
         stack.enter_context(mock.patch.object(module.Fence, "run", fence))
-        stack.enter_context(mock.patch.object(fence_nvmefence, "_read", lambda *_: 1))
+        stack.enter_context(mock.patch.object(fence_nvmefence, "_read", return_value=1))
         stack.enter_context(mock.patch("sys.argv", ["agent", *words]))
         run: Callable[[], int] = (
             fence_gfs2_recorder._exit_code
