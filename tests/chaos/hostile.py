@@ -37,10 +37,11 @@ def names():
 def act():
     name = rng.choice(names())
     where = rng.choice((requests, responses))
-    target = rng.choice((canary, "/etc/passwd", place + "/outside", "SELF", responses, requests))
+    target = rng.choice((canary, canary, canary, place + "/outside", "SELF", responses, requests))
     ours = (".watcher", ".watcher.lock", "rejected", "archive", ".audit.jsonl")
-    own = rng.choice((name, "." + name + ".tmp", *ours))
-    what = rng.randrange(9)
+    draft = "." + name + ".tmp"
+    own = rng.choice((name, draft, draft, draft, *ours))
+    what = rng.choice((0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 7, 8))
     if what == 0:
         os.symlink(target, where + "/" + own)
     elif what == 1:
@@ -65,7 +66,7 @@ while time.monotonic() < end:
         act()
     except OSError:
         pass
-    time.sleep(0.002)
+    time.sleep(0.0005)
 '''
 
 

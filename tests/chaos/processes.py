@@ -63,6 +63,8 @@ def watcher_stopped(given: Campaign) -> Rounds:
                     time.sleep(somewhen(given.rng, _QUICK_SPAN_S))
                     running.process.send_signal(signal.SIGSTOP)
                 code = agent.ended(late_s=2.0)
+                if code and site.pending():
+                    raise Broken("an agent that gave up has left its request")
                 given_back = site.readmit("c1") if code else False
             finally:
                 agent.kill()
@@ -86,7 +88,8 @@ def agent_stopped(given: Campaign) -> Rounds:
                 agent.process.send_signal(signal.SIGSTOP)
                 site.wait(somewhen(given.rng, 1.0))
                 agent.process.send_signal(signal.SIGCONT)
-                agent.ended(late_s=2.5)
+                if agent.ended(late_s=2.5) and site.pending():
+                    raise Broken("an agent that gave up has left its request")
             finally:
                 agent.kill()
             site.until(lambda: not site.pending(), "no request is left", 3.0)
