@@ -200,7 +200,7 @@ FAULTS: Final = (
         "sticky, open to its group or open to all, while agents fence",
         "exit 0 is true, nothing outside is touched, nobody else is cut, the watcher lives and serves again",
         stranger,
-        3,
+        2,
         not_root,
     ),
     Fault(

@@ -57,7 +57,7 @@ FAULTS: Final = (
         "no inotify, listings as of a directory's opening, stale handles, .nfs files in place of removed ones",
         "agents get their success, within two seconds unless the server forgot what was open",
         nfs,
-        3,
+        2,
         shim.missing,
     ),
 )

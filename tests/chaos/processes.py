@@ -252,7 +252,7 @@ FAULTS: Final = (
         "SIGSTOP of the watcher at a random instant; its agent gives up, the host is readmitted; SIGCONT",
         "the agent fails in time, and nothing is cut afterwards",
         watcher_stopped,
-        4,
+        3,
     ),
     Fault(
         "agent-stopped",

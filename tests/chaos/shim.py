@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import mmap
@@ -36,7 +37,9 @@ def missing() -> str:
 @cache
 def library() -> Path:
     """Build it, once in a process."""
-    path = Path(tempfile.mkdtemp(prefix="chaos-")) / "shim.so"
+    place = tempfile.mkdtemp(prefix="chaos-shim-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    path = Path(place) / "shim.so"
     command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run([*command, "-o", str(path), str(SOURCE), "-ldl"], check=True, timeout=60)
     return path

@@ -246,7 +246,7 @@ FAULTS: Final = (
         "ESTALE, EDQUOT and EACCES in turn (LD_PRELOAD)",
         "the fence is answered, with success, and never before an audit line was written and synced",
         every_call,
-        16,
+        10,
         shim.missing,
     ),
     Fault(

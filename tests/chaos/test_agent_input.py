@@ -121,14 +121,14 @@ def holds(which: str, data: bytes, words: list[str]) -> None:
 
 @pytest.mark.parametrize("which", AGENTS)
 @given(data=INPUT)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_standard_input_is_understood_or_refused(which: str, data: bytes) -> None:
     holds(which, data, [])
 
 
 @pytest.mark.parametrize("which", AGENTS)
 @given(words=WORDS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_command_line_is_understood_or_refused(which: str, words: list[str]) -> None:
     holds(which, b"", [word.replace("\0", "") for word in words])
 
