@@ -1,4 +1,7 @@
-"""The long form: `python -m tests.chaos --seed 7 --budget 3600`; every fault gets its share of the time."""
+"""The long form: `python -m tests.chaos --seed 7 --budget 3600`; every fault gets its share of the time.
+
+With `--lab`, the faults are those of real drives: random ones, fences and restores of many hosts in the laboratory.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import time
 
 from tests.chaos.catalogue import FAULTS
 from tests.chaos.frame import Done, Fault, GaveWay, try_fault
+from tests.lab import chaos_run
 
 
 def main(words: list[str]) -> int:
@@ -20,7 +24,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=0, help="of each fault, instead of a time")
     parser.add_argument("--only", action="append", metavar="NAME", choices=[fault.name for fault in FAULTS])
     parser.add_argument("--list", action="store_true", help="say what there is, and try nothing")
+    parser.add_argument("--lab", action="store_true", help="drives, fences and restores in the laboratory instead")
     given = parser.parse_args(words)
+    if given.lab:
+        print(f"seed {given.seed}", flush=True)
+        return chaos_run.main(given.seed, given.budget)
     chosen = [fault for fault in FAULTS if not given.only or fault.name in given.only]
     if given.list:
         for fault in chosen:
