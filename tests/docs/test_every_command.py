@@ -22,6 +22,7 @@ EXCEPTIONS = {
     "make test": "runs this test",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
     "make chaos": "tries faults for minutes; tests/chaos tries each of them for a few rounds",
+    "make chaos-lab": "boots a guest for minutes; tests/lab/guest/test_drive_faults.py has its short form",
     f"{BENCH} ...": "the same with options; that they exist is looked at below",
     "nvme detach-ns": f"{DRIVES}; make bench runs it",
     "nvme attach-ns": DRIVES,

@@ -41,6 +41,10 @@ class Scene:
     """At work."""
     killed: bool = False
     """Whether a process was killed that may have cut something and not put it on record."""
+    interrupted: bool = False
+    """Whether the drive may have gone away, or answered in part, in the middle of a cut."""
+    untold: set[str] = field(default_factory=set)
+    """Hosts of which a restore left something out because of that."""
 
     @property
     def drive(self) -> observer.Drive:

@@ -38,8 +38,10 @@ TIMEOUT_S: Final = 45.0
 SHORT_S: Final = 4.0
 SLACK_S: Final = 20.0
 """Seconds beyond its time in which an emulated processor must have an answer or an end."""
-RESTART_EVERY: Final = 6
+RESTART_EVERY: Final = 10
 MOST_HOSTS: Final = 4
+UNTOLD: Final = "which namespace it was is not on record"
+"""Why a restore leaves out what was taken when the drive, or the process, went away: documented."""
 
 
 @dataclass
@@ -73,8 +75,9 @@ class Tally:
     broken: list[str] = field(default_factory=list)
     """What did not hold, but for the witness's findings."""
     missing: list[str] = field(default_factory=list)
-    not_on_record: int = 0
-    """Attachments that a killed process had taken and not yet put on record: documented, and attached by hand."""
+    by_hand: Counter[str] = field(default_factory=Counter)
+    """Attachments taken at the instant at which a process was killed or the drive went away, so that they are not on
+    record, or not which namespace it was: documented, and attached by hand."""
 
     def of(self, fault: str) -> Counter[str]:
         """Return what happened under one fault."""
@@ -95,7 +98,7 @@ class Tally:
             "by_fault": {name: dict(counter) for name, counter in self.faults.items()},
             "failures_by_reason": dict(self.reasons.most_common()),
             "reads_held_against_a_success": witness.reads,
-            "attachments_by_hand_after_a_kill": self.not_on_record,
+            "attachments_by_hand": dict(self.by_hand),
             "false_successes": len(witness.false),
             "missing_answers": len(self.missing),
             "changed_answers": len(witness.changed),
@@ -164,6 +167,7 @@ class Campaign:
         try:
             if number % RESTART_EVERY == 0:
                 self._restart(scene)
+            scene.interrupted = not early or fault.timing == "early" or scene.killed
             asked = self._under_fault(fault, scene, early)
             self._heal()
             self._recover(scene, fault)
@@ -225,7 +229,7 @@ class Campaign:
                 one.agent = self._place.agent("off", host, timeout)
                 scene.agents.append(one.agent)
             elif one.way == "detach":
-                one.process = self._detach(host, rng)
+                one.process = self._detach(host, rng, fault)
             else:
                 if ways[scene.hosts[0]] != "request":
                     time.sleep(rng.uniform(0, 0.6))
@@ -249,10 +253,11 @@ class Campaign:
             "--records", str(place.records), *more,
         ]  # fmt: skip
 
-    def _detach(self, host: str, rng: random.Random) -> subprocess.Popen[str]:
+    def _detach(self, host: str, rng: random.Random, fault: Fault) -> subprocess.Popen[str]:
+        backends = ["auto", "ioctl", *(["io_uring"] if fault.timing != "early" else [])]
         command = self._command(
             "detach", host, "--json", "--deadline", str(WATCHER_DEADLINE_S), "--quiesce", "auto:0.5",
-            "--backend", rng.choice(["auto", "io_uring", "ioctl"]),
+            "--backend", rng.choice(backends),
         )  # fmt: skip
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -341,24 +346,33 @@ class Campaign:
         ]
         for word, host in (("unfence", unfenced), ("restore", by_command)):
             if host:
-                self._by_command(word, host)
+                self._by_command(scene, word, host)
         for host, name in names:
             one = Asked(host, "on", TIMEOUT_S, time.monotonic(), request=name)
             self._collect(one)
             self.tally.restores["on"] += 1
             if one.success is False:
-                self.tally.broken.append(f"on for {host}: {one.reason}")
+                self._left_out(scene, host, f"on for {host}: {one.reason}")
         if unfenced:
             self._compare(scene, {unfenced}, allowed=True)
         self._compare(scene, set(self._hosts), allowed=False)
         self._place.archive()
 
-    def _by_command(self, word: str, host: str) -> None:
+    def _left_out(self, scene: Scene, host: str, text: str) -> None:
+        """A restore did not give everything back."""
+        if UNTOLD in text and scene.interrupted:
+            scene.untold.add(host)
+            self._by_command(scene, "unfence", host)
+        else:
+            self.tally.broken.append(text)
+
+    def _by_command(self, scene: Scene, word: str, host: str) -> None:
         command = self._command(word, host, "--response-dir", str(self._place.responses), "--json")
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S + SLACK_S, check=False)
         self.tally.restores[word] += 1
         if done.returncode:
-            self.tally.broken.append(f"{word} of {host}: exit code {done.returncode}: {done.stdout}{done.stderr}")
+            text = f"{word} of {host}: exit code {done.returncode}: {done.stdout}{done.stderr}"
+            self._left_out(scene, host, text) if word == "restore" else self.tally.broken.append(text)
 
     def _compare(self, scene: Scene, hosts: set[str], *, allowed: bool) -> None:
         """Compare the drives with the baseline; what an unfence left, or a kill, is attached by hand."""
@@ -374,8 +388,9 @@ class Campaign:
             self.tally.broken.append(f"not as before, though no host's: {now}")
         if not differing:
             return
-        if not allowed and scene.killed and {host for host, _, _ in differing} <= set(scene.hosts):
-            self.tally.not_on_record += len(differing)
+        lost = set(scene.hosts) if scene.killed else scene.untold
+        if not allowed and {host for host, _, _ in differing} <= lost:
+            self.tally.by_hand["killed" if scene.killed else "drive went away"] += len(differing)
         elif not allowed:
             self.tally.broken.append(f"not as before after the restore: {sorted(differing)}")
         bringup.restore(self._baseline if hosts == set(self._hosts) else self._only(now, hosts))

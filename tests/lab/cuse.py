@@ -186,6 +186,11 @@ class Impostor:
         self._process: subprocess.Popen[bytes] | None = None
         self.behave(manner or Manner())
 
+    @property
+    def real(self) -> Path:
+        """A node of the controller itself."""
+        return self._real
+
     def behave(self, manner: Manner) -> None:
         """Behave so from the next command on."""
         draft = self._control.with_suffix(".new")
