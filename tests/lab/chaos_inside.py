@@ -76,8 +76,8 @@ class Tally:
     """What did not hold, but for the witness's findings."""
     missing: list[str] = field(default_factory=list)
     by_hand: Counter[str] = field(default_factory=Counter)
-    """Attachments taken at the instant at which a process was killed or the drive went away, so that they are not on
-    record, or not which namespace it was: documented, and attached by hand."""
+    """Attachments taken at the instant at which a process was killed or the drive went away, so that they are not
+    on record, or not which namespace it was: documented, and attached by hand."""
 
     def of(self, fault: str) -> Counter[str]:
         """Return what happened under one fault."""
