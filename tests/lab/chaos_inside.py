@@ -111,12 +111,13 @@ class Campaign:
     """Rounds on one Rabbit with one watcher."""
 
     def __init__(
-        self, folder: Path, shape: Shape, seed: int, program: Sequence[str] = (WATCHER,), quiet: bool = False
+        self, folder: Path, shape: Shape, seed: int, program: Sequence[str] = (WATCHER,), timeout: float = TIMEOUT_S
     ) -> None:
-        """`program` is the module that runs as the watcher, and words for it."""
+        """`program` is the module that runs as the watcher, and words for it; `timeout` is what agents give it."""
         self._shape = shape
         self._seed = seed
-        self._quiet = quiet
+        self._timeout = timeout
+        self._slack = min(SLACK_S, 2 * timeout)
         drives = observer.drives()
         self._serials = [drive.serial for drive in drives]
         self._baseline = bringup.survey()
@@ -170,8 +171,11 @@ class Campaign:
             scene.interrupted = not early or fault.timing == "early" or scene.killed
             asked = self._under_fault(fault, scene, early)
             self._heal()
-            self._recover(scene, fault)
-            self._give_back(scene, fault)
+            if any(one.success is None for one in asked):
+                self._put_right()
+            else:
+                self._recover(scene, fault)
+                self._give_back(scene)
         except Exception as error:  # one finding ends its round, not the run
             self.tally.broken.append(f"{fault.name}: {type(error).__name__}: {error}")
             asked = []
@@ -182,10 +186,9 @@ class Campaign:
         where = f"round {number}, {fault.name}, {'before' if early else 'amid'}, {scene.serial}"
         if after != before:
             self._mark(before, where)
-        if not self._quiet:
-            good = sum(a.success is True for a in asked)
-            said = "" if after == before else f"  BROKEN: {self._latest(before)}"
-            print(f"{where}: {good} of {len(asked)} in {time.monotonic() - began:.1f} s{said}", flush=True)
+        good = sum(a.success is True for a in asked)
+        said = "" if after == before else f"  BROKEN: {self._latest(before)}"
+        print(f"{where}: {good} of {len(asked)} in {time.monotonic() - began:.1f} s{said}", flush=True)
 
     def _mark(self, before: tuple[int, int, int], where: str) -> None:
         for found, since in zip((self.tally.broken, self.witness.false, self.tally.missing), before, strict=True):
@@ -223,7 +226,7 @@ class Campaign:
         if fault.name == "agent killed":
             ways[scene.hosts[0]] = "agent"
         for host in sorted(scene.hosts, key=lambda host: ways[host] == "request"):
-            timeout = SHORT_S if fault.short_timeout and rng.random() < 0.4 else TIMEOUT_S
+            timeout = SHORT_S if fault.short_timeout and rng.random() < 0.4 else self._timeout
             one = Asked(host, ways[host], timeout, time.monotonic())
             if one.way == "agent":
                 one.agent = self._place.agent("off", host, timeout)
@@ -263,7 +266,7 @@ class Campaign:
 
     def _collect(self, one: Asked) -> None:
         """Wait for the answer, as long as it may take."""
-        left = one.began + one.timeout + SLACK_S - time.monotonic()
+        left = one.began + one.timeout + self._slack - time.monotonic()
         try:
             if one.agent is not None:
                 ended = one.agent.end(max(left, 1))
@@ -277,7 +280,9 @@ class Campaign:
                 document = json.loads(data)
                 one.success, one.reason = document["success"] is True, document["message"]
         except (TimeoutError, subprocess.TimeoutExpired):
-            self.tally.missing.append(f"{one.way} for {one.host} has no answer after {one.timeout + SLACK_S:g} s")
+            self.tally.missing.append(
+                f"{one.way} for {one.host} has no answer after {one.timeout + self._slack:g} s"
+            )
             if one.process is not None:
                 one.process.kill()
             if one.agent is not None:
@@ -314,13 +319,13 @@ class Campaign:
 
     def _recover(self, scene: Scene, fault: Fault) -> None:
         """Fence whoever is not surely cut again; all is well, so that it must succeed."""
-        faults.wait_for("no request to be left", lambda: not self._place.pending(), TIMEOUT_S + SLACK_S)
+        faults.wait_for("no request to be left", lambda: not self._place.pending(), self._timeout + self._slack)
         claims = self.witness.claims
         again = [host for host in scene.hosts if host not in claims or claims[host].excused]
         for host in again:
             self.witness.asked(host)
         asked = [
-            Asked(h, "request", TIMEOUT_S, time.monotonic(), request=self._request("off", h, TIMEOUT_S))
+            Asked(h, "request", self._timeout, time.monotonic(), request=self._request("off", h, self._timeout))
             for h in again
         ]
         for one in asked:
@@ -335,12 +340,12 @@ class Campaign:
             if unread:
                 self.tally.broken.append(f"the witness did not see that {host} is cut on {unread}")
 
-    def _give_back(self, scene: Scene, fault: Fault) -> None:
+    def _give_back(self, scene: Scene) -> None:
         self.witness.release(scene.hosts)
         unfenced = scene.hosts[0] if scene.rng.random() < 0.15 else ""
         by_command = scene.hosts[-1] if scene.rng.random() < 0.5 else ""
         names = [
-            (host, self._request("on", host, TIMEOUT_S))
+            (host, self._request("on", host, self._timeout))
             for host in scene.hosts
             if host not in (unfenced, by_command)
         ]
@@ -348,7 +353,7 @@ class Campaign:
             if host:
                 self._by_command(scene, word, host)
         for host, name in names:
-            one = Asked(host, "on", TIMEOUT_S, time.monotonic(), request=name)
+            one = Asked(host, "on", self._timeout, time.monotonic(), request=name)
             self._collect(one)
             self.tally.restores["on"] += 1
             if one.success is False:
@@ -368,7 +373,9 @@ class Campaign:
 
     def _by_command(self, scene: Scene, word: str, host: str) -> None:
         command = self._command(word, host, "--response-dir", str(self._place.responses), "--json")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S + SLACK_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=self._timeout + self._slack, check=False
+        )
         self.tally.restores[word] += 1
         if done.returncode:
             text = f"{word} of {host}: exit code {done.returncode}: {done.stdout}{done.stderr}"
