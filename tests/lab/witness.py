@@ -157,15 +157,15 @@ class Witness:
         for serial in self._devices.keys() - there.keys():
             self._drop(serial)
         for serial, primary in there.items():
-            number = (observer.SYSFS / primary.name / "dev").read_text() if primary.function == 0 else ""
-            known = self._devices.get(serial)
-            key = f"{primary.name} {number}"
-            if number and (known is None or known[0] != key) and primary.state == "live":
-                self._drop(serial)
-                try:
+            try:
+                number = (observer.SYSFS / primary.name / "dev").read_text()
+                key = f"{primary.name} {number}"
+                known = self._devices.get(serial)
+                if primary.function == 0 and primary.state == "live" and (known is None or known[0] != key):
+                    self._drop(serial)
                     self._devices[serial] = (key, self._open(serial, number))
-                except OSError:
-                    continue
+            except OSError:  # it goes away, or comes
+                continue
         return sorted(self._devices)
 
     def _open(self, serial: str, number: str) -> observer.Device:
