@@ -11,13 +11,15 @@ ETC ?= /etc
 AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
 
-.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
+.PHONY: help demo test check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages clean distclean
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
 	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
 	@echo "make check    lint, formatting, types, C warnings"
 	@echo "make bench    measure agent and watcher, and fences against nvme-cli and the bare minimum, in the lab (root)"
+	@echo "make chaos    try for CHAOS_BUDGET seconds (600) to make it lie, hang or lose something; CHAOS_SEED to repeat (root)"
+	@echo "make chaos-lab   the same with the drives of the lab: faults, fences and restores of many hosts (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
 	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
 
@@ -61,6 +63,13 @@ check: build
 
 bench: lab-packages
 	@$(BIN)/python -m tests.bench
+
+CHAOS_BUDGET ?= 600
+chaos: build
+	@$(BIN)/python -m tests.chaos --budget $(CHAOS_BUDGET) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+chaos-lab: lab-packages
+	@$(BIN)/python -m tests.chaos --lab --budget $(CHAOS_BUDGET) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 lab: lab-packages
 	@$(BIN)/python -m tests.lab shell

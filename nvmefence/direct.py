@@ -101,8 +101,9 @@ class Direct:
             if progress is not None:
                 progress(drive, phase)
 
-        left = max(until - loop.time(), 0.0)
-        options = beside.options(Options(left, self.settings.quiesce, self.settings.escalate))
+        options = beside.options(
+            Options(quiesce=self.settings.quiesce, escalate=self.settings.escalate, until=until)
+        )
         try:
             report = await fence(self.site.transport, self.hostmap, found, self.hosts, options, heard)
         except BaseException:  # a person ends it: what was taken until now is on record all the same

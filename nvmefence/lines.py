@@ -14,6 +14,8 @@ import time
 import weakref
 from collections import deque
 
+from nvmefence import threads
+
 _PAUSE = 0.02
 """Seconds between attempts where a descriptor reports room and then takes nothing."""
 
@@ -50,7 +52,7 @@ class LineWriter:
         self._waiting: deque[str] = deque()
         self._gap = 0
         self._busy = False
-        self._thread: threading.Thread | None = None
+        self._started = False
 
     @property
     def lost(self) -> bool:
@@ -73,11 +75,11 @@ class LineWriter:
             self._end_gap()
             self._waiting.append(text)
             self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"lines to {self._fd}", daemon=True)
+            if not self._started:
+                self._started = True
                 try:
-                    self._thread.start()
-                except RuntimeError:  # no more threads to be had
+                    threads.start(self._run)
+                except (RuntimeError, MemoryError):  # no more threads to be had
                     self._fail()
 
     def drain(self, within_s: float = 0.5) -> bool:

@@ -23,3 +23,5 @@ def read_toml(
         raise error_class(f"{path}: not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise error_class(f"{path}: {error}", "correct the file") from None
+    except ValueError:  # a NUL in it
+        raise error_class(f"not a path of a {what}: {str(path)!a}", if_missing) from None

@@ -7,6 +7,7 @@ an agent starts when storage is failing and a cluster is waiting.
 from __future__ import annotations
 
 import os
+import time
 
 from nvmefence.plain import escaped
 
@@ -21,6 +22,12 @@ FAILED = 1
 OFF = 2
 """Of `status` alone: the node is cut off. No other action may exit so."""
 
+_KIND, _PIPE, _TERMINAL = 0o170000, 0o010000, 0o020000
+"""Bits of a file's mode, as the module `stat` has them."""
+_PATIENCE_S = 0.5
+_TRIES = 50
+_tries = [_TRIES]
+"""How often a line for standard error is tried."""
 _INPUT_LIMIT = 64 * 1024
 _NAME_LIMIT = 255
 _TRUE = ("1", "yes", "on", "true")
@@ -234,7 +241,7 @@ def seconds(values: dict[str, str], name: str, *, low: float, high: float) -> fl
 def truth(values: dict[str, str], name: str) -> bool:
     """Return an option as yes or no. Raises UsageError if it is neither."""
     text = values[name].lower()
-    if text in _TRUE or (name == "verbose" and text.isdigit() and int(text) > 0):
+    if text in _TRUE or (name == "verbose" and text.isdecimal() and text.strip("0")):
         return True
     if text in _FALSE or not text:
         return False
@@ -260,15 +267,38 @@ def say(text: str) -> bool:
 
 
 def complain(text: str) -> None:
-    """Write one escaped line to standard error, where Pacemaker's log takes it from."""
-    _write(2, escaped(text))
+    """Write one escaped line to standard error, where Pacemaker's log takes it from.
+
+    A reader that takes nothing (a stopped terminal, a full pipe) is given up after half a second, and for later
+    lines at once: an agent ends in its time whoever listens.
+    """
+    own = _unblocked(2)
+    if not _write(2 if own < 0 else own, escaped(text), _tries[0]):
+        _tries[0] = 1
+    if own >= 0:
+        os.close(own)
 
 
-def _write(number: int, text: str) -> bool:
-    rest = (text + "\n").encode("utf-8", "backslashreplace")
+def _unblocked(number: int) -> int:
+    """Return another way to a pipe or terminal, that does not block and is nobody else's; -1 if there is none."""
     try:
-        while rest:
-            rest = rest[os.write(number, rest) :]
+        if os.fstat(number).st_mode & _KIND in (_PIPE, _TERMINAL):
+            return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
-        return False
+        pass  # closed, or not to be opened: it is written to as it is
+    return -1
+
+
+def _write(number: int, text: str, tries: int = _TRIES) -> bool:
+    rest = (text + "\n").encode("utf-8", "backslashreplace")
+    while rest:
+        try:
+            rest = rest[os.write(number, rest) :]
+        except BlockingIOError:
+            tries -= 1
+            if not tries:
+                return False
+            time.sleep(_PATIENCE_S / _TRIES)
+        except OSError:
+            return False
     return True

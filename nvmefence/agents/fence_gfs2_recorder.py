@@ -15,7 +15,7 @@ import time
 from nvmefence import __version__, config, streams
 from nvmefence.agents import convention, exchange, stopping
 from nvmefence.agents.convention import FAILED, OFF, OK, Agent, Option, UsageError, complain, say
-from nvmefence.plain import json_fields
+from nvmefence.plain import escaped, json_fields
 from nvmefence.spool.errors import SpoolError
 
 TYPE_CHECKING = False
@@ -305,7 +305,7 @@ def list_hosts(settings: Settings, *, with_status: bool) -> int:
     fenced = _fenced(settings) if with_status else None
     for host in settings.hosts:
         state = "UNKNOWN" if fenced is None else "OFF" if host in fenced else "ON"
-        say(f"{host},,{state}" if with_status else f"{host},")
+        say(escaped(f"{host},,{state}" if with_status else f"{host},"))
     return OK
 
 

@@ -21,6 +21,10 @@ def hold_signals() -> None:
 
 
 def pause(duration_s: float) -> str:
-    """Wait; return the name of the signal that ended the wait early, else an empty string."""
+    """Wait; return the name of the signal that ended the wait early, else an empty string.
+
+    A process that was stopped (SIGSTOP) until its time was over has the kernel say EINTR; CPython (up to 3.13 at
+    least, signal_sigtimedwait_impl) then returns a signal's number out of memory that nobody has written.
+    """
     received = signal.sigtimedwait(_NAMES, max(0.0, duration_s))
-    return _NAMES[received.si_signo] if received else ""
+    return _NAMES.get(received.si_signo, "") if received else ""

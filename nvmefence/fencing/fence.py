@@ -56,14 +56,13 @@ async def fence(
     loop = asyncio.get_running_loop()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     start = loop.time()
+    until = start + options.deadline if options.until is None else options.until
     selection = hostmap.select(found)
     if options.guard is not None:
         for host in hosts:
             options.guard.enter(host.name)
     workers = [
-        _DriveFence(
-            DriveSession(transport, drive, hostmap, start + options.deadline), hosts, options, progress, start
-        )
+        _DriveFence(DriveSession(transport, drive, hostmap, until), hosts, options, progress, start)
         for drive in selection.drives
     ]
     await asyncio.gather(*(worker.run() for worker in workers))

@@ -22,6 +22,8 @@ class Options:
     """Tells whether a host is being given storage back: that keeps no cut waiting, and nothing is confirmed."""
     resources: Mapping[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
     """Queues and interrupts that controllers (NQN, serial number, id) had before an earlier fence."""
+    until: float | None = None
+    """Loop time, in place of a deadline: an end that stays, however long this process is stopped meanwhile."""
 
     @property
     def may_take_offline(self) -> bool:

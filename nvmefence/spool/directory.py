@@ -23,6 +23,10 @@ from nvmefence.spool.response import RESPONSE_LIMIT, Response
 
 REJECTED: Final = "rejected"
 ARCHIVE: Final = "archive"
+REJECTED_KEPT: Final = 1000
+"""Files that stay in `rejected/`, the newest, with the reason for each: for a person, not for the record."""
+_REJECTED_BEYOND: Final = 200
+"""So many more may lie there for a while, so that not each rejection goes through all of them."""
 SETTLE: Final = 2.0
 """Seconds during which an unparsable file may be one that its writer has not finished."""
 
@@ -34,6 +38,12 @@ class Listing(NamedTuple):
     """Safe names ending in ".json", sorted; of files of any kind but directories."""
     ignored: tuple[str, ...]
     """Other entries ending in ".json", quoted for a log: directories, and names with unsafe characters."""
+
+
+class _Entry(NamedTuple):
+    name: str
+    inode: int
+    is_directory: bool
 
 
 class _Spool:
@@ -57,16 +67,22 @@ class _Spool:
         """Remove what dead writers left behind, see `files.sweep`; returns how many files."""
         return files.sweep(self.directory, older_than)
 
-    def _entries(self) -> list[os.DirEntry[str]]:
+    def _entries(self) -> list[_Entry]:
         """Return the entries whose names end in ".json", without dot files. Raises DirectoryLost, ReadFailed."""
-        self.directory.verify()
+        fd = self.directory.open_again()
         try:
-            with os.scandir(self.directory.fd) as entries:
-                return [e for e in entries if e.name.endswith(names.SUFFIX) and not e.name.startswith(".")]
+            with os.scandir(fd) as entries:
+                return [
+                    _Entry(e.name, e.inode(), _is_directory(e))
+                    for e in entries
+                    if e.name.endswith(names.SUFFIX) and not e.name.startswith(".")
+                ]
         except OSError as error:
             raise ReadFailed(
                 f"cannot list {quoted(self.directory.path)}: {error.strerror}", error.errno or 0
             ) from None
+        finally:
+            os.close(fd)
 
     def _move(self, name: str, subdirectory: str) -> str:
         """Move a file into a subdirectory under a name that is free there. Returns that name."""
@@ -92,16 +108,18 @@ class RequestDirectory(_Spool):
         super().__init__(path)
         self._first_seen: dict[tuple[str, int], float] = {}
         self._inode: dict[str, int] = {}
+        self._rejections_left = 0
+        """Rejections until `rejected/` is gone through again for what is too much."""
 
     def scan(self, monotonic: float) -> Listing:
         """List what waits, and remember since when. Raises DirectoryLost (then `reopen`) and ReadFailed."""
         pending: dict[str, int] = {}
         ignored = []
         for entry in self._entries():
-            if not names.is_safe(entry.name) or _is_directory(entry):
+            if not names.is_safe(entry.name) or entry.is_directory:
                 ignored.append(quoted(entry.name))
             else:
-                pending[entry.name] = entry.inode()
+                pending[entry.name] = entry.inode
         seen = self._first_seen
         self._first_seen = {key: seen.get(key, monotonic) for key in pending.items()}
         self._inode = pending
@@ -137,16 +155,38 @@ class RequestDirectory(_Spool):
     def reject(self, name: str, reason: str) -> str:
         """Move a file to `rejected/`, with the reason beside it if that can be written; return a line for the log.
 
+        Of what lies there the newest `REJECTED_KEPT` stay, or a few more.
         Raises UnsafeName, Gone, ReadFailed, WriteFailed.
         """
         new_name = self._move(names.check_json(name), REJECTED)
         line = f"{name} is rejected, now {REJECTED}/{new_name}: {ascii(reason)[1:-1]}"
         try:
             with files.open_subdirectory(self.directory, REJECTED) as rejected:
-                files.write(rejected, f"{new_name[: names.MAX_NAME - 7]}.reason", f"{line}\n".encode("ascii"))
+                try:
+                    files.write(rejected, _reason_of(new_name), f"{line}\n".encode("ascii"))
+                finally:
+                    self._forget_oldest(rejected)
         except SpoolError:
             pass  # the log has the reason; the file is a convenience
         return line
+
+    def _forget_oldest(self, rejected: Directory) -> None:
+        """Remove the oldest of what was rejected, as soon as there is too much. Raises SpoolError."""
+        self._rejections_left -= 1
+        if self._rejections_left >= 0:
+            return
+        found = files.ages(rejected)
+        reasons = {_reason_of(name) for _age, name in found}
+        kept = [name for _age, name in sorted(found, reverse=True) if name not in reasons]
+        for name in kept[REJECTED_KEPT:]:
+            files.discard(rejected, _reason_of(name))
+            files.discard(rejected, name)
+        self._rejections_left = _REJECTED_BEYOND + max(REJECTED_KEPT - len(kept), 0)
+
+
+def _reason_of(name: str) -> str:
+    """Return the name of the file that says why a file was rejected."""
+    return f"{name[: names.MAX_NAME - 7]}.reason"
 
 
 class ResponseDirectory(_Spool):
@@ -170,9 +210,10 @@ class ResponseDirectory(_Spool):
         """Return a response. Raises UnsafeName, Gone, ReadFailed, Refused, Malformed, Invalid."""
         return response.parse(files.read(self.directory, names.check_json(name), limit=RESPONSE_LIMIT).data)
 
-    def publish(self, name: str, answer: Response) -> float | None:
+    def publish(self, name: str, answer: Response, last: Callable[[], None] | None = None) -> float | None:
         """Write a response durably. The same one again, after a failure, makes sure of it and is no error.
 
+        `last` is called just before it becomes visible; what it raises keeps it from that.
         Returns the monotonic time just before it became visible; None for one that was there before.
 
         Raises AlreadyThere if another response stands under this name (it is left), WriteFailed and DirectoryLost
@@ -181,12 +222,12 @@ class ResponseDirectory(_Spool):
         names.check_json(name)
         data = answer.encode()
         try:
-            return files.write(self.directory, name, data)
+            return files.write(self.directory, name, data, last=last)
         except AlreadyThere:
             if not files.exists(self.directory, name):
                 # We alone publish, so what is in the way was left by a process, or by a write of ours, that failed.
                 files.remove_temporary(self.directory, name)
-                return files.write(self.directory, name, data)
+                return files.write(self.directory, name, data, last=last)
             if files.read(self.directory, name, limit=RESPONSE_LIMIT).data != data:
                 raise
             files.sync(self.directory, name)

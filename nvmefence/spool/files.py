@@ -16,7 +16,7 @@ from nvmefence.spool.names import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from types import TracebackType
     from typing import Final
 
@@ -24,7 +24,7 @@ REQUEST_LIMIT: Final = 64 * 1024
 """Bytes that a file may have, unless the caller knows better."""
 _MODES: Final = (0o600, 0o640)
 _CHUNK: Final = 64 * 1024
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CLOSED: Final = -2
 """No descriptor. Not -1, which `os.listdir` and `os.scandir` take for the working directory."""
 _LOST: Final = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
@@ -63,6 +63,25 @@ class Directory:
         if not same:
             raise DirectoryLost(f"{quoted(self.path)} is another directory now")
 
+    def open_again(self) -> int:
+        """Return a fresh descriptor of this directory, by its path; raises as `verify`.
+
+        For listing: an NFS client asks its server at an open (`nfs_lookup_verify_inode` in fs/nfs/dir.c), while
+        through a descriptor that it has already it may list what was there half a minute ago (acdirmin in nfs(5)).
+        """
+        fd = -1
+        try:
+            fd = os.open(self.path, _DIRECTORY)
+            same = _identity(os.fstat(fd)) == self._identity
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise _unopened(self.path, error) from None
+        if not same:
+            os.close(fd)
+            raise DirectoryLost(f"{quoted(self.path)} is another directory now")
+        return fd
+
 
 class Content:
     """What a file held, and when it was last written."""
@@ -80,7 +99,7 @@ def open_directory(path: str) -> Directory:
     if "\0" in path:
         raise DirectoryLost(f"not a path: {quoted(path)}")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(path, _DIRECTORY)
     except OSError as error:
         raise _unopened(path, error) from None
     return Directory(path, fd)
@@ -137,15 +156,18 @@ def read(
     return Content(data, found.st_mtime)
 
 
-def write(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> float:
+def write(
+    directory: Directory, name: str, data: bytes, mode: int = 0o640, last: Callable[[], None] | None = None
+) -> float:
     """Write a new file durably: after the return it survives a power cut, before it nobody sees a part of it.
 
+    `last` is called when all is on disk and nothing is visible yet; what it raises keeps it so.
     Returns the monotonic time just before it became visible, in seconds.
 
     Raises UnsafeName; AlreadyThere, also while someone else writes the same name; WriteFailed; DirectoryLost if
     the path leads elsewhere. The last two say whether the file may be `visible`.
     """
-    return _write(directory, name, data, mode, over=False)
+    return _write(directory, name, data, mode, over=False, last=last)
 
 
 def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> None:
@@ -158,7 +180,9 @@ def replace(directory: Directory, name: str, data: bytes, mode: int = 0o640) -> 
     _write(directory, name, data, mode, over=True)
 
 
-def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: bool) -> float:
+def _write(
+    directory: Directory, name: str, data: bytes, mode: int, *, over: bool, last: Callable[[], None] | None = None
+) -> float:
     names.check(name)
     if mode not in _MODES:
         raise ValueError(f"mode {mode:o}")
@@ -175,7 +199,7 @@ def _write(directory: Directory, name: str, data: bytes, mode: int, *, over: boo
     except OSError as error:
         raise _unwritten(directory, name, error) from None
     try:
-        visible = _write_and_rename(directory, fd, temporary, name, data, mode, over)
+        visible = _write_and_rename(directory, fd, temporary, name, data, mode, over, last)
     except BaseException:
         _forget(directory, temporary)
         raise
@@ -288,6 +312,35 @@ def sweep(directory: Directory, older_than: float) -> int:
     return removed
 
 
+def ages(directory: Directory) -> list[tuple[float, str]]:
+    """Return of each file when (since 1970) it came into the directory, and its safe name. Raises ReadFailed."""
+    found = []
+    try:
+        for name in os.listdir(directory.fd):
+            if not names.is_safe(name):
+                continue
+            try:
+                seen = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISDIR(seen.st_mode):
+                found.append((seen.st_ctime, name))
+    except OSError as error:
+        raise ReadFailed(f"cannot list {quoted(directory.path)}: {_words(error)}", error.errno or 0) from None
+    return found
+
+
+def discard(directory: Directory, name: str) -> None:
+    """Remove a file that nobody needs any more, if it is there; not durably. Raises UnsafeName, WriteFailed."""
+    names.check(name)
+    try:
+        os.unlink(name, dir_fd=directory.fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteFailed(f"cannot remove {name}: {_words(error)}", error.errno or 0) from None
+
+
 def _judge(name: str, found: os.stat_result, limit: int, owners: Collection[int]) -> None:
     """Raise Refused if a file breaks a limit."""
     if not stat.S_ISREG(found.st_mode):
@@ -312,7 +365,14 @@ def _read_all(fd: int, limit: int) -> bytes:
 
 
 def _write_and_rename(
-    directory: Directory, fd: int, temporary: str, name: str, data: bytes, mode: int, over: bool
+    directory: Directory,
+    fd: int,
+    temporary: str,
+    name: str,
+    data: bytes,
+    mode: int,
+    over: bool,
+    last: Callable[[], None] | None,
 ) -> float:
     try:
         os.fchmod(fd, mode)  # the mode given to open is subject to the umask
@@ -326,6 +386,8 @@ def _write_and_rename(
             raise WriteFailed(f"cannot write {name}: someone replaced {temporary}")
         if not over and exists(directory, name):
             raise AlreadyThere(f"{name} exists")
+        if last is not None:
+            last()
         visible = time.monotonic()  # before: whoever sees the file does so later, however long this process sleeps
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         return visible

@@ -117,6 +117,27 @@ class Answer:
         named = () if self.request is None else self.request.filesystems
         return [loose.text(one) for one in named[:_FILESYSTEMS]]
 
+    def until(self, moment: float) -> Answer:
+        """Return it so that it is not said after that moment (monotonic seconds), if it says that a host is cut."""
+        if self.result is not Result.FENCED:
+            return self
+        return replace(self, outgoing=self.outgoing._replace(until=moment))
+
+    def too_late(self, now: float) -> Answer:
+        """Return what is said instead where it could not be said in time. `now` is seconds since 1970.
+
+        Whoever asked has given up by then, and the host may have been readmitted since it was cut.
+        """
+        if self.request is None:
+            return self
+        mark = "SIMULATED: " if self.message.startswith("SIMULATED: ") else ""
+        message = (
+            f"{mark}NOT fenced {self.target}: it was cut, but the request's time was over before that could be "
+            "said, and it may have been readmitted since"
+        )
+        answer = to_request(self.request, Result.EXPIRED, message, now, times=self.times)
+        return replace(answer, evidence=self.evidence)  # for the audit alone: the response is about what is so now
+
     def light(self) -> Answer:
         """Return it without what only the audit needs, which can be a thousand times as much as the rest."""
         request = self.request

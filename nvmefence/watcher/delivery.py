@@ -11,7 +11,7 @@ from nvmefence import eventlog
 from nvmefence.errors import BusyError
 from nvmefence.watcher import audit
 from nvmefence.watcher.answers import Answer, Result
-from nvmefence.watcher.desk import Desk, Outgoing
+from nvmefence.watcher.desk import TOO_LATE, Desk, Outgoing
 from nvmefence.watcher.journal import Journal
 from nvmefence.watcher.worker import Stuck, Worker, Workers
 
@@ -117,22 +117,33 @@ class Delivery:
     ) -> None:
         until = self._loop.time() + self._keep_s
         names = [answer.outgoing.name for answer in batch]
+        ended: list[Answer] = []
         try:
-            if await self._recorded(batch, until):
-                batch = [answer.light() for answer in batch]
-                told = _by_name(batch, visible)
-                await self._publish([answer.outgoing for answer in batch], until, urgent, told)
-            else:
-                for name in names:
-                    self._journal.error(
-                        f"request {name} is given up: its answer cannot be put on record", file=name
-                    )
+            left = self._in_time(batch)
+            while left:
+                if not await self._recorded(left, until):
+                    for name in (answer.outgoing.name for answer in left):
+                        self._journal.error(
+                            f"request {name} is given up: its answer cannot be put on record", file=name
+                        )
+                    ended += left
+                    break
+                left = [answer.light() for answer in left]
+                told = _by_name(left, visible)
+                late = await self._publish([answer.outgoing for answer in left], until, urgent, told)
+                ended += [answer for answer in left if answer.outgoing.name not in late]
+                left = [answer.too_late(self._wall()) for answer in left if answer.outgoing.name in late]
         except Exception as error:  # a defect here must not end the service for everyone else
             self._journal.error(f"defect in nvmefence: {type(error).__name__}: {error}; not answered: {names}")
         finally:
             self.handled.difference_update(names)
-        for answer in batch:
+        for answer in ended:
             self._report(answer)
+
+    def _in_time(self, batch: Sequence[Answer]) -> list[Answer]:
+        """Return the answers, with another in the place of each whose time is over already."""
+        now = self._loop.time()
+        return [answer.too_late(self._wall()) if now > answer.outgoing.until else answer for answer in batch]
 
     async def _recorded(self, batch: Sequence[Answer], until: float) -> bool:
         if not await self._audit([answer.audit_line(self._wall()) for answer in batch], until):
@@ -192,8 +203,10 @@ class Delivery:
 
     async def _publish(
         self, batch: Iterable[Outgoing], until: float, urgent: bool, told: Callable[[str], None] | None = None
-    ) -> None:
+    ) -> set[str]:
+        """Deliver; return the names of what was not delivered because its own time was over."""
         left = list(batch)
+        late: set[str] = set()
         attempt = 0
         while left:
             failed: dict[str, str] = {}
@@ -205,14 +218,18 @@ class Delivery:
                     self._undelivered.pop(item.name, None)
                     if told is not None:
                         told(item.name)
-            self._undelivered |= failed
-            left = [item for item in left if item.name in failed]
+            late.update(name for name, why in failed.items() if why == TOO_LATE)
+            self._undelivered |= {name: why for name, why in failed.items() if name not in late}
+            left = [item for item in left if item.name in failed and item.name not in late]
             if left and not await self._pause(attempt, until):
                 for item in left:
                     self._undelivered.pop(item.name, None)
                     self._journal.error(f"request {item.name} is given up: {failed[item.name]}", file=item.name)
-                return
+                break
             attempt += 1
+        for name in late:
+            self._undelivered.pop(name, None)
+        return late
 
     async def _deliver(self, items: Sequence[Outgoing]) -> dict[str, str]:
         try:

@@ -88,6 +88,16 @@ class Outgoing(NamedTuple):
     """Why the file is to be moved to `rejected/`; empty: it is to be removed."""
     moments: dict[str, float] | None = None
     """Takes the monotonic times at which the response was visible, and durable."""
+    until: float = float("inf")
+    """Monotonic seconds after which the response must not become visible: what it says may be true no more."""
+
+
+TOO_LATE: Final = "its time is over"
+"""Why a response was not delivered that must not become visible any more."""
+
+
+class TooLate(SpoolError):
+    """A response was not delivered, because its time is over."""
 
 
 def _fences(request: Request) -> bool:
@@ -286,7 +296,7 @@ class Desk:
             try:
                 if self._unfenced is not None:
                     self._unfenced.note(item.name, item.response)
-                visible = responses.publish(item.name, item.response)
+                visible = responses.publish(item.name, item.response, lambda: self._in_time(item))
                 if visible is not None and item.moments is not None:
                     item.moments.update(visible=visible, durable=self._monotonic())
             except DirectoryLost:
@@ -301,6 +311,10 @@ class Desk:
             return
         with contextlib.suppress(Gone):
             requests.reject(item.name, item.reject)
+
+    def _in_time(self, item: Outgoing) -> None:
+        if self._monotonic() > item.until:
+            raise TooLate(TOO_LATE)
 
     def append_audit(self, lines: Collection[bytes]) -> None:
         """Append audit lines in the response directory, durably. Raises OSError."""

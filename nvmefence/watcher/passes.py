@@ -169,7 +169,7 @@ class Passes:
             found = await self._discovery.do(self._site.discover, made.until - start)
             made.moments["found"] = loop.time()
             made.times["discovery"] = made.moments["found"] - start
-            options = beside.options(replace(self._options, deadline=made.until - loop.time()))
+            options = beside.options(replace(self._options, until=made.until))
             made.report = await fence(self._site.transport, hostmap, found, made.hosts, options, beside.heard)
         except Stuck as error:
             made.defect = f"the drives were not found in time: {error}"

@@ -273,12 +273,12 @@ class Watcher:
         if request.action.fences:
             waited = max(now - max(request.dated, request.written), 0.0)
             woken, hint = self._wakeup.last
-            return Ticket(request, host, read_at, self._loop.time() + remaining, waited, woken, hint)
+            return Ticket(request, host, read_at, read_at + item.age.remaining, waited, woken, hint)
         if self._passes.fencing(host) or host.name in fenced_now or self._guard.holding(host.name):
             why = f"{self._mark}Nothing was done: a fence of {host.name} is under way"
             return answers.to_request(request, Result.REFUSED, why, now)
         if self._settings.agents_may_restore:
-            self._give_back(Plea(request, host, read_at, self._loop.time() + remaining))
+            self._give_back(Plea(request, host, read_at, read_at + item.age.remaining))
             return None
         self._unfenced_until = self._loop.time() + UNFENCED_FOR_S + RESCAN_S
         return answers.unchanged(request, now, self._mark)
@@ -354,7 +354,7 @@ class Watcher:
                     self._mark,
                     made.unrecorded.get(host, ""),
                     timing.before(ticket, made, now, self._wall()),
-                )
+                ).until(ticket.until)
             )
         self._delivery.answer(batch, urgent=True, visible=self._once_visible(made))
         if batch:

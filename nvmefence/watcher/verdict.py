@@ -18,6 +18,8 @@ _OFFLINE: Final = ("drain", "offline")
 """Methods that take secondary controllers offline."""
 _TEXT_LIMIT: Final = 2000
 _STATUS_LIMIT: Final = 0xFFFF
+_MOST_DRIVES: Final = 1024
+"""No machine has more. Evidence that names more is not nvmefence's, and to lay it out can take minutes."""
 
 
 class Verdict(enum.Enum):
@@ -279,7 +281,7 @@ def explain(response: Response) -> Explanation:
     found = loose.table(response.evidence)
     if not response.evidence:
         made = Explanation(response, "none")
-    elif not isinstance(found.get("drives"), list) or "confirmed" not in found:
+    elif "confirmed" not in found or not _few(found.get("drives")) or not _few(found.get("missing", [])):
         made = Explanation(response, "omitted" if "omitted" in found else "foreign")
     else:
         made = _from_evidence(response, found)
@@ -289,6 +291,10 @@ def explain(response: Response) -> Explanation:
     if response.success and response.action_performed not in {action.value for action in Action}:
         made.contradictions.append(f"It says success, and that what was done is {response.action_performed!r}.")
     return made
+
+
+def _few(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MOST_DRIVES
 
 
 def _from_evidence(response: Response, found: dict[str, Any]) -> Explanation:

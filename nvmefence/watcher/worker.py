@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
+from nvmefence import threads
+
 T = TypeVar("T")
+_PAUSE_S: Final = 0.05
 _BACKLOG: Final = 1000
 """Pieces of work without a reader that may wait; more are dropped."""
 
@@ -38,9 +41,11 @@ class Thread:
     """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit."""
 
     def __init__(self, name: str) -> None:
+        """`name` is for whoever looks into a process."""
+        self.name = name
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stuck: asyncio.Future[Any] | None = None
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
+        threads.start(self._serve)
 
     async def do(self, work: Callable[[], T], within: float) -> T:
         """See Worker. While an earlier piece has not finished in its time, raises Stuck at once."""
@@ -52,12 +57,16 @@ class Thread:
         future: asyncio.Future[T] = loop.create_future()
 
         def run() -> None:
+            result, failed = None, None
             try:
                 result = work()
             except BaseException as error:
-                _tell(loop, future, None, error)
-            else:
-                _tell(loop, future, result, None)
+                failed = error
+            while True:
+                try:
+                    return _tell(loop, future, result, failed)
+                except MemoryError:  # else nobody would ever hear of it, and this thread would end
+                    time.sleep(_PAUSE_S)
 
         self._work.put(run)
         done, _ = await asyncio.wait([future], timeout=within)

@@ -23,6 +23,8 @@ EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
     "make test": "runs this test",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
+    "make chaos": "tries faults for minutes; tests/chaos tries each of them for a few rounds",
+    "make chaos-lab": "boots a guest for minutes; tests/lab/guest/test_drive_faults.py has its short form",
     f"{BENCH} ...": "the same with options; that they exist is looked at below",
     "nvme detach-ns": f"{DRIVES}; make bench runs it",
     "nvme attach-ns": DRIVES,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import statistics
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from nvmefence import eventlog
+from nvmefence.spool.directory import _REJECTED_BEYOND, REJECTED_KEPT
 from tests.fuzz.changing import change
 from tests.fuzz.entries import End, Entries, Entry, Surroundings, make
 from tests.fuzz.reading import one_line
@@ -176,12 +178,16 @@ class Storm:
         documents = {path.name: json.loads(path.read_bytes()) for path in place.answers.glob("[!.]*.json")}
         for name, document in documents.items():
             assert document["success"] is (name in good), f"{name}: {document}"
-        rejected = set(os.listdir(os.fsencode(place.requests / "rejected")))
+        rejected = os.listdir(os.fsencode(place.requests / "rejected"))
+        told = re.findall(r"The request (\S+) is rejected:", running.text())
+        # Of more than stay, the newest stay, each with its reason; what is gone was told.
+        assert len(rejected) <= 2 * (REJECTED_KEPT + _REJECTED_BEYOND + 1), f"{len(rejected)} were kept"
+        kept = {*rejected, *(os.fsencode(name) for name in told if len(told) > REJECTED_KEPT)}
         there = set(os.listdir(os.fsencode(place.requests)))
         for raw, entry in self._thrown.items():
             what = f"{raw!r} ({entry.kind}, {entry.detail!a}) must be: {entry.end.value}"
             assert (raw in there) is (entry.end is End.STAYS) or entry.end is End.GONE, what
-            assert raw in rejected or entry.end is not End.REJECTED, what
+            assert raw in kept or entry.end is not End.REJECTED, what
             assert os.fsdecode(raw) in documents or entry.end is not End.FAILED, what
         holders = {one for drive in place.attached().values() for ids in drive.values() for one in ids}
         assert SLOT_1 in holders, "a host that nobody asked to fence was cut"

@@ -250,6 +250,7 @@ SHAPES: Mapping[str, Shape] = {
     ),
     "own-vf": Shape(drives=2, secondaries=4, namespaces=2, bound=(1, 3)),
     "sriov": Shape(),
+    "chaos": Shape(drives=4, secondaries=9, namespaces=3, private=True),
     "cluster": Shape(drives=3, secondaries=4, namespaces=2, memory_mib=1536),
 }
 """Shapes by name, for `--shape` and for the `shape` mark of guest tests."""

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,17 @@ def test_responses_without_our_evidence(tmp_path: Path, document: Any, expected:
     if expected is Verdict.CLAIMED:
         assert "Nothing in this file shows what was done on which drive" in text
         assert "by the word of this response alone" in text
+
+
+@pytest.mark.parametrize("key", ["drives", "missing"])
+def test_evidence_of_more_drives_than_there_can_be_is_not_laid_out(tmp_path: Path, key: str) -> None:
+    ours = of(report(drive()))
+    ours["evidence"][key] = [{"serial": "S", "hosts": {}, "quiesce_reason": str(n)} for n in range(50_000)]
+    start = time.monotonic()
+    code, text = shown(tmp_path, ours)
+    assert time.monotonic() - start < 5
+    assert "not in nvmefence's form" in text
+    assert (code, len(text) < 2000) == (Exit.OK, True)
 
 
 def test_simulated_is_said_first(tmp_path: Path) -> None:

@@ -303,6 +303,16 @@ def test_removed_drive_is_not_confirmed_and_not_waited_for() -> None:
     assert "ENODEV" in report.message("c1")
 
 
+def test_past_a_fixed_end_no_command_is_sent_however_long_the_deadline() -> None:
+    bench = Bench()
+    hostmap = hostfile.parse(bench.document, "hosts.toml")
+    options = Options(30.0, Quiesce(0.0), until=bench.clock.now - 0.001)
+    report = run(fence(bench.transport, hostmap, bench.found(), [hostmap.find("c1")], options, None), bench.clock)
+    assert not report.confirmed("c1")
+    assert bench.detaches() == []
+    assert not bench.cut(1)
+
+
 def test_hung_detach_is_not_confirmed_and_says_what_to_do() -> None:
     bench = Bench()
     bench.fault(on(ATTACHMENT, hang(applied=True)))

@@ -203,6 +203,39 @@ def test_a_rejection_does_not_leave_the_directory(requests: RequestDirectory, pl
     assert os.listdir(elsewhere) == []
 
 
+def test_of_what_was_rejected_the_newest_stay_each_with_its_reason(
+    requests: RequestDirectory, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvmefence.spool.directory.REJECTED_KEPT", 20)
+    monkeypatch.setattr("nvmefence.spool.directory._REJECTED_BEYOND", 5)
+    for number in range(100):
+        name = f"n-{number:03}.json"
+        (place / name).write_text("{}")
+        # The kernel's stamps are coarse: what came in one tick is told apart by its name.
+        requests.reject(name, "for a test")
+        left = {path.name for path in (place / "rejected").iterdir()}
+        assert name in left
+        assert f"{name}.reason" in left
+        assert len(left) <= 2 * 27
+    newest = {f"n-{number:03}.json" for number in range(85, 100)}
+    assert newest | {f"{name}.reason" for name in newest} <= left
+
+
+def test_what_lies_among_the_rejected_and_cannot_go_stops_no_rejection(
+    requests: RequestDirectory, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvmefence.spool.directory.REJECTED_KEPT", 2)
+    monkeypatch.setattr("nvmefence.spool.directory._REJECTED_BEYOND", 0)
+    (place / "rejected" / "a-folder").mkdir(parents=True)
+    (place / "rejected" / "an odd name").write_text("")
+    for number in range(10):
+        (place / f"n-{number}.json").write_text("{}")
+        requests.reject(f"n-{number}.json", "for a test")
+    left = {path.name for path in (place / "rejected").iterdir()}
+    assert {"a-folder", "an odd name", "n-9.json", "n-8.json"} <= left
+    assert len(left) <= 8
+
+
 def test_the_reason_file_may_fail_and_the_rejection_stands(
     requests: RequestDirectory, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from tests.lab import faults, observer
 
 READY_S = 60.0
 """Seconds in which the watcher must serve, and end, on a busy emulated processor."""
+WATCHER = "nvmefence.cli.main"
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("NVMEFENCE_")}
 
 
@@ -54,6 +55,10 @@ class Agent:
         self._process.stdin.close()
         self._process.stdin = None
 
+    def kill(self) -> None:
+        """End it by SIGKILL, as Pacemaker does at its own limit."""
+        self._process.kill()
+
     def end(self, timeout: float = 80) -> Ended:
         """Wait for its end."""
         _, err = self._process.communicate(timeout=timeout)
@@ -63,8 +68,10 @@ class Agent:
 class Place:
     """A watcher's directories, its host map, and at most one watcher."""
 
-    def __init__(self, folder: Path, hosts_toml: str) -> None:
+    def __init__(self, folder: Path, hosts_toml: str, program: Sequence[str] = (WATCHER,)) -> None:
+        """`program` is the module that is run as the watcher, and words for it."""
         self.folder = folder
+        self._program = program
         self.requests, self.responses, self.logs = (folder / name for name in ("requests", "responses", "logs"))
         for directory in (self.requests, self.responses, self.logs):
             directory.mkdir(mode=0o755, exist_ok=True)
@@ -94,7 +101,7 @@ class Place:
         with self._said.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *within, sys.executable, "-m", "nvmefence.cli.main", "watch", "--json", "--hosts", self.hosts,
+                    *within, sys.executable, "-m", *self._program, "watch", "--json", "--hosts", self.hosts,
                     "--backend", backend, "--quiesce", quiesce, "--deadline", str(deadline),
                     "--request-dir", self.requests, "--response-dir", self.responses, "--log-dir", self.logs,
                     "--audit", self.audit_file, "--records", self.records, *more,
@@ -122,6 +129,11 @@ class Place:
         assert self._process is not None
         self._process.kill()
         assert self._process.wait(READY_S) == -signal.SIGKILL
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the watcher a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self) -> int:
         """End the watcher as a service manager does; return its exit code."""

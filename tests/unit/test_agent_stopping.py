@@ -1,0 +1,43 @@
+"""The agent's wait, which signals may end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+WAITING = """
+import os
+from nvmefence.agents import stopping
+stopping.hold_signals()
+os.write(1, b"waiting")
+print(repr(stopping.pause(0.2)), flush=True)
+"""
+
+
+@pytest.fixture
+def waiting() -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    assert os.read(process.stdout.fileno(), 100) == b"waiting"
+    return process
+
+
+def test_a_wait_that_was_stopped_until_its_time_was_over_ends_without_a_signal(
+    waiting: subprocess.Popen[bytes],
+) -> None:
+    time.sleep(0.05)
+    waiting.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    waiting.send_signal(signal.SIGCONT)
+    assert (waiting.communicate(timeout=10)[0], waiting.returncode) == (b"''\n", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_wait_and_is_named(waiting: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    waiting.send_signal(number)
+    assert waiting.communicate(timeout=10)[0] == f"'{number.name}'\n".encode()
