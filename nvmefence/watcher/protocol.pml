@@ -70,7 +70,6 @@
 #define EV_REMOVE 29          /* nvmefence.spool.files:remove -- the request is gone */
 #define EV_REMOVED 30         /* nvmefence.spool.files:_settle -- durably so */
 #define EV_UNLOCK 31          /* nvmefence.records.beside:Beside.end -- a confirmed fence is answered: restores may be */
-#define EV_ANSWERED 32        /* nvmefence.spool.directory:ResponseDirectory.publish -- AlreadyThere: that stands */
 
 /* Events of a restore, nvmefence/restoring.py. */
 #define EV_RESTORE 40         /* nvmefence.records.hostlock:RestoreLock.__init__ -- nobody fences the host */
@@ -416,11 +415,6 @@ inline answer(w) {
 #else
 #define REMOVE_AT(w, r) (hand[AT(w, r)] == TO_REMOVE)
 #endif
-#ifdef MUTANT_ANSWERED_AGAIN
-#define ONCE(r) true
-#else
-#define ONCE(r) (response[r] == NONE)
-#endif
 #define IS(w, r) (good[AT(w, r)] -> YES : NO)
 
 /* A step of an answer on its way. */
@@ -428,8 +422,7 @@ inline answer(w) {
 		audit[r] = IS(w, r); hand[AT(w, r)] = AUDITING } \
 	:: d_step { ON(EV_AUDITED, w, r, up[w] && hand[AT(w, r)] == AUDITING); \
 		audit_durable[r] = IS(w, r); hand[AT(w, r)] = TO_SHOW } \
-	:: d_step { ON(EV_VISIBLE, w, r, up[w] && SHOW_AT(w, r) && ONCE(r)); reveal(w, r) } \
-	:: d_step { ON(EV_ANSWERED, w, r, up[w] && SHOW_AT(w, r) && !ONCE(r)); hand[AT(w, r)] = TO_REMOVE } \
+	:: d_step { ON(EV_VISIBLE, w, r, up[w] && SHOW_AT(w, r)); reveal(w, r) } \
 	:: d_step { ON(EV_DURABLE, w, r, up[w] && hand[AT(w, r)] == SHOWN); \
 		response_durable[r] = response[r]; hand[AT(w, r)] = TO_REMOVE } \
 	:: d_step { ON(EV_REMOVE, w, r, up[w] && REMOVE_AT(w, r)); \
@@ -576,7 +569,8 @@ inline crash(w) {
 	/* Invariant 7, also after it. */ \
 	assert(response[r] == NONE || response[r] == AWAY || response[r] == audit[r]); \
 	if \
-	:: agent[r] == LEFT && request[r] -> stale[r] = expired[r]; agent[r] = KILLED /* it was not withdrawn */ \
+	:: agent[r] == LEFT && request[r] -> /* it was not withdrawn */ \
+		stale[r] = expired[r]; readmitted[r] = readmitted[r] && expired[r]; agent[r] = KILLED \
 	:: agent[r] > NEW && agent[r] < OK && !(agent[r] == LEFT && request[r]) -> agent[r] = KILLED \
 	:: else \
 	fi
