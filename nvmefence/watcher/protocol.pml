@@ -105,7 +105,7 @@ short next;
 #define CODE(event, w, r) ((event) * 16 + (w) * 4 + (r))
 #define STEP(event, w, r) (next == CODE(event, w, r))
 #define TOOK(event, w, r) c_code { now.place++; now.next = traces[now.which][now.place]; \
-	reached(now.which, now.place); }
+	got_to(now.which, now.place); }
 #else
 #define STEP(event, w, r) true
 #define TOOK(event, w, r) printf("%d %d %d\n", event, w, r)
@@ -639,10 +639,8 @@ proctype World() {
 
 proctype End() {
 	timeout -> atomic {
-#ifndef TRACE
 		ALL(SETTLED);
 		assert(!flight && !restoring && !restore && !FENCING)
-#endif
 	}
 }
 
@@ -650,7 +648,7 @@ init {
 	atomic {
 #ifdef TRACE
 		select(which : 0 .. TRACE - 1);
-		c_code { now.next = traces[now.which][0]; reached(now.which, 0); };
+		c_code { now.next = traces[now.which][0]; got_to(now.which, 0); };
 #endif
 		run Agent(0);
 #if REQUESTS > 1
@@ -666,6 +664,8 @@ init {
 		run Restore();
 		run Drive();
 		run World();
+#ifndef TRACE
 		run End()
+#endif
 	}
 }
