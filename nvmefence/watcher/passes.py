@@ -192,10 +192,9 @@ class Passes:
             hosts = wanted.result() if wanted.done() else made.hosts
             made.withdrawn = frozenset(host.name for host in made.hosts) - {host.name for host in hosts}
             beside.leave_out(made.withdrawn)
-            if not hosts:
-                return
-            options = beside.options(replace(self._options, deadline=made.until - loop.time()))
-            made.report = await fence(self._site.transport, hostmap, found, hosts, options, beside.heard)
+            if hosts:
+                options = beside.options(replace(self._options, deadline=made.until - loop.time()))
+                made.report = await fence(self._site.transport, hostmap, found, hosts, options, beside.heard)
         except Stuck as error:
             made.defect = f"the drives were not found in time: {error}"
         except OSError as error:

@@ -20,6 +20,7 @@ DRIVES = "needs drives under a real kernel"
 EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
     "make test": "runs this test",
+    "make model": "takes minutes and gigabytes; tests/model looks at the same with smaller bounds",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
     f"{BENCH} ...": "the same with options; that they exist is looked at below",
     "nvme detach-ns": f"{DRIVES}; make bench runs it",

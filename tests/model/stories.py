@@ -16,7 +16,7 @@ from nvmefence.nvme import commands
 from nvmefence.nvme.emulated import Fault, fail, hang
 from nvmefence.nvme.transport import Command
 from nvmefence.records.places import places
-from nvmefence.restoring import Ended, Restoring
+from nvmefence.restoring import PATIENCE_S, Ended, Restoring
 from nvmefence.spool.directory import ResponseDirectory
 from tests.model.tracing import AgentLife, Seen, Tracer
 from tests.property.killed_time import live
@@ -75,7 +75,7 @@ class Story:
             world.transport, find, places(world.settings), worker, worker, archive, simulated=False
         )  # fmt: skip
         until = asyncio.get_running_loop().time() + 5.0
-        return await restoring.restore(hostmap, hostmap.hosts["c1"], until)
+        return await restoring.restore(hostmap, hostmap.hosts["c1"], until, patience=PATIENCE_S)
 
     def play(self, main: Callable[[Story], Awaitable[None]], *, watched: bool = True) -> None:
         """Run a story to its end, with a watcher from its beginning to its end if `watched`."""
@@ -202,8 +202,10 @@ async def withdrawn(story: Story) -> None:
 
 async def restored(story: Story) -> None:
     """A host is fenced, given everything back, and fenced anew."""
+    given: list[asyncio.Task[Ended]] = []
+    story.at("VISIBLE", lambda: given.append(asyncio.ensure_future(story.restore())))
     assert await story.ask() == 0
-    ended = await story.restore()
+    ended = await given[0]  # whoever reads the response may restore at once
     assert ended.cleared
     assert story.world.attached("c1")
     assert await story.ask() == 0
