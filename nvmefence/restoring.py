@@ -108,7 +108,8 @@ class Restoring:
     ) -> Ended:
         """Give a host back what is on record, and clear its fenced state when that is complete.
 
-        `until`: loop time. `patience`: seconds until a fence that has the host counts as under way. Raises UnderWayError if the host is being fenced, RecordError if what is on record
+        `until`: loop time. `patience`: seconds until a fence that has the host counts as under way.
+        Raises UnderWayError if the host is being fenced, RecordError if what is on record
         cannot be read (nothing was done then), Stuck, OSError if the drives cannot be found.
         """
         lock = await self._locked(host.name, patience)
