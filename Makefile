@@ -11,11 +11,13 @@ ETC ?= /etc
 AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
 
-.PHONY: help demo test check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages clean distclean
+.PHONY: help demo test model check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages \
+  model-packages clean distclean
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
 	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
+	@echo "make model    all states of the protocol, within larger bounds than make test has (minutes, 5 GB of memory)"
 	@echo "make check    lint, formatting, types, C warnings"
 	@echo "make bench    measure agent and watcher, and fences against nvme-cli and the bare minimum, in the lab (root)"
 	@echo "make chaos    try for CHAOS_BUDGET seconds (600) to make it lie, hang or lose something; CHAOS_SEED to repeat (root)"
@@ -46,12 +48,18 @@ cluster-packages:
 demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
 
-test: check lab-packages cluster-packages
+model-packages:
+	@packaging/ensure-packages model || echo "== spin cannot be had here; what needs it is left out and named"
+
+test: check lab-packages cluster-packages model-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -f .coverage .coverage.*
 	@tests/run $(BIN)/python
 	@$(BIN)/python -m coverage combine --quiet || true
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
+
+model: build model-packages
+	@NVMEFENCE_MODEL=big $(BIN)/python -m pytest tests/model -rP
 
 check: build
 	@echo "== lint, formatting, types"

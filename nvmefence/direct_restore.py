@@ -11,7 +11,7 @@ from nvmefence.fencing.restore import Progress
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host
 from nvmefence.records.places import places
-from nvmefence.restoring import Ended, Of, Restoring
+from nvmefence.restoring import PATIENCE_S, Ended, Of, Restoring
 from nvmefence.settings import Settings
 from nvmefence.spool.directory import ResponseDirectory
 from nvmefence.spool.errors import DirectoryLost
@@ -34,7 +34,7 @@ async def restore(direct: Direct, host: Host, until: float, progress: Progress |
         lambda of: archive_fences(settings, of),
         simulated=site.simulated,
     )
-    return await restoring.restore(direct.hostmap, host, until, progress)
+    return await restoring.restore(direct.hostmap, host, until, progress, patience=PATIENCE_S)
 
 
 def archive_fences(settings: Settings, of: Of) -> list[str]:

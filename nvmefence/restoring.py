@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from nvmefence.errors import UnknownHostError
+from nvmefence.errors import UnderWayError, UnknownHostError
 from nvmefence.fencing.restore import Progress, restore
 from nvmefence.fencing.restored import Left, RestoreReport
 from nvmefence.fencing.terms import Terms, Unanswered, Wanted
@@ -29,6 +29,9 @@ from nvmefence.watcher.worker import Stuck, Worker
 
 FILES_S: Final = 10.0
 """Seconds that an operation on records or responses may take before it counts as hanging."""
+PATIENCE_S: Final = 0.5
+"""Seconds that are enough for a fence whose response is visible to let go of its host: milliseconds, as a rule."""
+_AGAIN_S: Final = 0.01
 T = TypeVar("T")
 Of = Callable[[str], bool]
 """Whether a node's name in a response means the host."""
@@ -100,13 +103,16 @@ class Restoring:
         self._archive = archive
         self._simulated = simulated
 
-    async def restore(self, hostmap: HostMap, host: Host, until: float, progress: Progress | None = None) -> Ended:
+    async def restore(
+        self, hostmap: HostMap, host: Host, until: float, progress: Progress | None = None, *, patience: float = 0.0
+    ) -> Ended:
         """Give a host back what is on record, and clear its fenced state when that is complete.
 
-        `until`: loop time. Raises UnderWayError if the host is being fenced, RecordError if what is on record
+        `until`: loop time. `patience`: seconds until a fence that has the host counts as under way.
+        Raises UnderWayError if the host is being fenced, RecordError if what is on record
         cannot be read (nothing was done then), Stuck, OSError if the drives cannot be found.
         """
-        lock = self._places.locks.restore(host.name)
+        lock = await self._locked(host.name, patience)
         unanswered = Unanswered()
         try:
             before = await self._on_record(host.name)
@@ -123,6 +129,18 @@ class Restoring:
             return ended
         finally:
             unanswered.when_none(lock.end)
+
+    async def _locked(self, host: str, patience: float) -> RestoreLock:
+        """Return the lock, in a moment if a fence is about to let go of it. Raises UnderWayError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        while True:
+            try:
+                return self._places.locks.restore(host)
+            except UnderWayError:
+                if loop.time() >= until:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
 
     async def mend(self, hostmap: HostMap, host: Host, until: float) -> Ended:
         """Bring online what a fence that did not end left offline, if nothing is attached to it; see `restore`."""

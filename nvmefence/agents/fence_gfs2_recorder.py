@@ -182,6 +182,8 @@ class Fence:
         trouble = self._journal.close() if self._journal else ""
         if trouble:
             complain(f"{NAME}: no log: {trouble}")
+        if not verdict.confirmed:
+            exchange.settle(self.settings.request_dir)  # last: it may wait for the disk, and all is said
         return OK if verdict.confirmed else FAILED
 
     def _delayed(self) -> waiting.Verdict | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +19,10 @@ controller after as many again."""
 
 
 class Beside:
-    """The lock and the record of one fence; `finish` ends both. Belongs to one event loop."""
+    """The lock and the record of one fence. Belongs to one event loop.
+
+    `finish` ends both; who must keep restores away for longer, calls `record` and, later, `end`.
+    """
 
     def __init__(
         self, keeper: Keeper, locks: HostLocks, asked: Mapping[str, Sequence[tuple[str, str]]], quiesce: str
@@ -28,6 +31,16 @@ class Beside:
         self._lock = locks.fence()
         self._recorder = keeper.recorder(asked, quiesce)
         self._drives: dict[tuple[str, str], DriveEvidence] = {}
+
+    def enter(self, hosts: Iterable[str]) -> None:
+        """Keep restores away from these hosts from now on, which the fence does as well when it begins."""
+        for host in hosts:
+            self._lock.enter(host)
+
+    def leave_out(self, hosts: Collection[str]) -> None:
+        """Put nothing on record about these hosts, which are not fenced after all. Before the fence begins."""
+        for host in hosts:
+            self._recorder.leave_out(host)
 
     def options(self, options: Options) -> Options:
         """Return the fence's options with what it needs of these two."""
@@ -39,20 +52,27 @@ class Beside:
         self._recorder.heard(drive, phase)
 
     async def finish(self, report: FenceReport | None, within: float, most: float) -> dict[str, str]:
+        """Do what `record` does, then `end`."""
+        try:
+            return await self.record(report, within, most)
+        finally:
+            self.end()
+
+    async def record(self, report: FenceReport | None, within: float, most: float) -> dict[str, str]:
         """Put the fence's end on record; return what went wrong with that, by host.
 
         It takes at most `most` seconds, and for no host more than `within`. None: the fence did not come to an end.
-
-        Then restores are kept away no longer, unless the fence has left commands without an answer: they could cut
-        a host that has its storage again.
         """
-        try:
-            return await self._recorder.finish(report, within, most)
-        finally:
-            if _unanswered(self._drives.values()):
-                asyncio.get_running_loop().call_later(UNANSWERED_S, self._lock.end)
-            else:
-                self._lock.end()
+        return await self._recorder.finish(report, within, most)
+
+    def end(self) -> None:
+        """Keep restores away no longer, unless the fence has left commands without an answer: they could cut a host
+        that has its storage again. Again is harmless.
+        """
+        if _unanswered(self._drives.values()):
+            asyncio.get_running_loop().call_later(UNANSWERED_S, self._lock.end)
+        else:
+            self._lock.end()
 
 
 def _unanswered(drives: Iterable[DriveEvidence]) -> bool:

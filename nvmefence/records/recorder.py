@@ -119,6 +119,10 @@ class Recorder:
         `fence.Options.resources`."""
         keeper.writer.post(self._read)
 
+    def leave_out(self, host: str) -> None:
+        """Write nothing about a host, which is not fenced after all. Before the fence begins."""
+        self._begun.pop(host, None)
+
     def heard(self, drive: DriveEvidence, phase: str) -> None:
         """Take note of what a fence says of its progress (`fence.Progress`)."""
         key = drive.nqn, drive.serial
@@ -135,7 +139,7 @@ class Recorder:
 
     def _read(self) -> None:
         """In the writer's thread."""
-        for host in self._begun:
+        for host in list(self._begun):
             with contextlib.suppress(RecordError):
                 self._remember(self._keeper.store.load(host))
 

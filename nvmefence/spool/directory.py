@@ -148,6 +148,10 @@ class RequestDirectory(_Spool):
                 raise Unsettled(error.reason) from None
             raise
 
+    def exists(self, name: str) -> bool:
+        """Whether a request of this name waits. Raises UnsafeName, ReadFailed (unknown)."""
+        return files.exists(self.directory, names.check_json(name))
+
     def remove(self, name: str) -> bool:
         """Remove an answered request durably; returns whether it was there. Raises UnsafeName, WriteFailed."""
         return files.remove(self.directory, names.check_json(name))
@@ -191,6 +195,13 @@ def _reason_of(name: str) -> str:
 
 class ResponseDirectory(_Spool):
     """The responses that stand. Only one process may publish."""
+
+    def settle(self) -> None:
+        """Make durable what a predecessor made visible and died before it was durable. Raises WriteFailed.
+
+        A request is answered when its response is visible, and then it is removed.
+        """
+        files.settle(self.directory)
 
     def exists(self, name: str) -> bool:
         """Whether a request of this name is answered. Raises UnsafeName, DirectoryLost, ReadFailed (unknown)."""

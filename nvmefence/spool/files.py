@@ -404,6 +404,11 @@ def _unwritten(directory: Directory, name: str, error: OSError) -> DirectoryLost
     return DirectoryLost(text, number) if number in _LOST else WriteFailed(text, number)
 
 
+def settle(directory: Directory) -> None:
+    """Make durable what names are in a directory. Raises WriteFailed."""
+    _settle(directory, quoted(directory.path))
+
+
 def _settle(directory: Directory, name: str) -> None:
     """Make a changed entry durable."""
     try:

@@ -72,15 +72,21 @@ class Delivery:
         return found
 
     def answer(
-        self, batch: Sequence[Answer], *, urgent: bool = False, visible: Callable[[Answer], None] | None = None
+        self,
+        batch: Sequence[Answer],
+        *,
+        urgent: bool = False,
+        visible: Callable[[Answer], None] | None = None,
+        settled: Callable[[], None] | None = None,
     ) -> None:
         """Have answers put on record and delivered. `urgent`: a cluster waits for them.
 
-        `visible` is called with each answer as soon as that is done; it must not wait and not fail.
+        `visible` is called with each answer as soon as that is done; `settled` once, when all are delivered or
+        given up. They must not wait and not fail.
         """
         if batch:
             self.handled.update(answer.outgoing.name for answer in batch)
-            self._run(self._answer(batch, urgent, visible))
+            self._run(self._answer(batch, urgent, visible, settled))
 
     def dispose(self, names: Sequence[str]) -> None:
         """Have requests removed that were answered before."""
@@ -113,7 +119,11 @@ class Delivery:
             self.handled.difference_update(names)
 
     async def _answer(
-        self, batch: Sequence[Answer], urgent: bool, visible: Callable[[Answer], None] | None
+        self,
+        batch: Sequence[Answer],
+        urgent: bool,
+        visible: Callable[[Answer], None] | None,
+        settled: Callable[[], None] | None,
     ) -> None:
         until = self._loop.time() + self._keep_s
         names = [answer.outgoing.name for answer in batch]
@@ -137,6 +147,8 @@ class Delivery:
             self._journal.error(f"defect in nvmefence: {type(error).__name__}: {error}; not answered: {names}")
         finally:
             self.handled.difference_update(names)
+            if settled is not None:
+                settled()
         for answer in ended:
             self._report(answer)
 

@@ -139,9 +139,9 @@ class Desk:
         troubles = {}
         if self._responses is None:
             try:
-                self._responses = ResponseDirectory(self._response_dir)
-                self._unfenced = Unfenced(self._responses, self._wall)
-                self._responses.sweep(self._wall() - _DRAFT_AGE_S)
+                responses = self._responses = self._settled_responses()
+                self._unfenced = Unfenced(responses, self._wall)
+                responses.sweep(self._wall() - _DRAFT_AGE_S)
             except SpoolError as error:
                 troubles[self._response_dir] = error.reason
             except OSError as error:
@@ -168,6 +168,15 @@ class Desk:
         except OSError as error:
             return f"cannot be told from {quoted(self._response_dir)}: {error.strerror}"
         return f"is the same directory as {quoted(self._response_dir)}"
+
+    def _settled_responses(self) -> ResponseDirectory:
+        responses = ResponseDirectory(self._response_dir)
+        try:
+            responses.settle()
+        except BaseException:
+            responses.close()
+            raise
+        return responses
 
     def _open_requests(self) -> None:
         requests = RequestDirectory(self._request_dir)
@@ -267,6 +276,18 @@ class Desk:
             self._beaten = now
         except OSError as error:
             troubles["heartbeat"] = f"{self._request_dir}/{heartbeat.NAME}: {error.strerror}"
+
+    def gone(self, names: Collection[str]) -> frozenset[str]:
+        """Return which of these requests are there no longer; none where that cannot be told for certain."""
+        requests = self._requests
+        if requests is None:
+            return frozenset()
+        try:
+            found = frozenset(name for name in names if not requests.exists(name))
+            requests.directory.verify()  # a directory that was replaced has all of them, or none
+        except SpoolError:
+            return frozenset()
+        return found
 
     def deliver(self, batch: Collection[Outgoing]) -> dict[str, str]:
         """Do what is to be done; return, by name, why it was not done. Again, with the same, is harmless.

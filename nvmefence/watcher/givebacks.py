@@ -13,7 +13,7 @@ from nvmefence.fencing.survey import Survey
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.records.record import Record
 from nvmefence.records.store import RecordError, Store
-from nvmefence.restoring import Ended, Restoring
+from nvmefence.restoring import PATIENCE_S, Ended, Restoring
 from nvmefence.spool.request import Request
 from nvmefence.watcher import answers
 from nvmefence.watcher.answers import Answer, Result
@@ -82,7 +82,7 @@ class Givebacks:
         ended: Ended | None = None
         result, why = Result.NOT_RESTORED, ""
         try:
-            ended = await self._restoring.restore(hostmap, host, until)
+            ended = await self._restoring.restore(hostmap, host, until, patience=PATIENCE_S)
         except UnderWayError as error:
             result, why = Result.REFUSED, f"{self._mark}Nothing was done: {error.what}"
         except RecordError as error:

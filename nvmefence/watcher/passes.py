@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from nvmefence.fencing.evidence import FenceReport
@@ -22,6 +22,10 @@ _RECORD_S = 0.2
 """Seconds, at most, that an answer waits for the record of what was taken from one host."""
 _RECORDS_S = 2.0
 """The same for all hosts of a pass."""
+_WANTED_S = 0.05
+"""Seconds, at most, that a cut waits for the word that its requests are still there. The drives are found
+meanwhile, so it waits at all only where the directory hangs; and then nobody can have withdrawn anything."""
+_WITHDRAWN = "the request was withdrawn before anything was cut"
 
 
 @dataclass(slots=True)
@@ -60,8 +64,16 @@ class Pass:
     """Why what was taken is not on record, by host."""
     enforcing: tuple[str, str] | None = None
     """Of a fence that no request asked for: what goes on record as its id, and as who wanted it."""
+    withdrawn: frozenset[str] = frozenset()
+    """Hosts that are not fenced, for nobody waits for it any more."""
+    release: Callable[[], None] = lambda: None
+    """Lets restores of the hosts begin; to be called when no answer can be visible later that says they are cut."""
     task: asyncio.Task[None] | None = None
     """Runs it."""
+
+    def why_no_report(self, host: str) -> str:
+        """Say why there is no report about a host; empty: there is one."""
+        return _WITHDRAWN if host in self.withdrawn else self.defect
 
 
 class Passes:
@@ -75,8 +87,11 @@ class Passes:
         keeper: Keeper,
         locks: HostLocks,
         done: Callable[[Pass, list[Ticket]], None],
+        gone: Callable[[Collection[str]], Awaitable[frozenset[str]]] | None = None,
     ) -> None:
-        """`done` is called with each pass at its end, and with those who joined it and may try again."""
+        """`done` is called with each pass at its end, and with those who joined it and may try again; it sees to it
+        that the pass's `release` is called. `gone` tells which of some requests were withdrawn, by their names.
+        """
         self._site = site
         self._discovery = discovery
         self._options = options
@@ -84,6 +99,7 @@ class Passes:
         self._keeper = keeper
         self._locks = locks
         self._done = done
+        self._gone = gone
         self._by_host: dict[str, Pass] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -148,11 +164,13 @@ class Passes:
         for ticket in made.tickets:
             asked[ticket.host.name].append((ticket.request.request_id, "watcher"))
         beside = Beside(self._keeper, self._locks, asked, self._options.quiesce.name)
+        made.release = beside.end
+        beside.enter(asked)
         await self._fence(made, hostmap, beside)
         ended = loop.time()
         left = max((ticket.until for ticket in made.tickets), default=made.until + ANSWERING_S) - ended
         most = max(left, 0.0) / 3
-        made.unrecorded = await beside.finish(made.report, min(_RECORD_S, most), min(_RECORDS_S, most))
+        made.unrecorded = await beside.record(made.report, min(_RECORD_S, most), min(_RECORDS_S, most))
         made.moments["recorded"] = recorded = loop.time()
         made.times["record"] = recorded - ended
         for host in made.hosts:
@@ -165,12 +183,18 @@ class Passes:
     async def _fence(self, made: Pass, hostmap: HostMap, beside: Beside) -> None:
         loop = asyncio.get_running_loop()
         start = made.moments["begun"] = loop.time()
+        wanted = loop.create_task(self._wanted(made))
         try:
             found = await self._discovery.do(self._site.discover, made.until - start)
             made.moments["found"] = loop.time()
             made.times["discovery"] = made.moments["found"] - start
-            options = beside.options(replace(self._options, until=made.until))
-            made.report = await fence(self._site.transport, hostmap, found, made.hosts, options, beside.heard)
+            await asyncio.wait({wanted}, timeout=_WANTED_S)
+            hosts = wanted.result() if wanted.done() else made.hosts
+            made.withdrawn = frozenset(host.name for host in made.hosts) - {host.name for host in hosts}
+            beside.leave_out(made.withdrawn)
+            if hosts:
+                options = beside.options(replace(self._options, until=made.until))
+                made.report = await fence(self._site.transport, hostmap, found, hosts, options, beside.heard)
         except Stuck as error:
             made.defect = f"the drives were not found in time: {error}"
         except OSError as error:
@@ -179,6 +203,21 @@ class Passes:
             made.defect = f"defect in nvmefence: {type(error).__name__}: {error}"
         made.moments["ended"] = loop.time()
         made.times["fence"] = made.moments["ended"] - start
+
+    async def _wanted(self, made: Pass) -> tuple[Host, ...]:
+        """Return the hosts that somebody still wants fenced, now that nobody can restore them unseen.
+
+        A request may have been withdrawn since it was read, and its host given back since.
+        """
+        if self._gone is None or made.enforcing is not None:
+            return made.hosts
+        tickets = list(made.tickets)
+        try:
+            gone = await self._gone([ticket.request.name for ticket in tickets])
+        except Exception:  # whatever it is, it keeps nobody from being fenced
+            return made.hosts
+        wanted = {ticket.host.name for ticket in tickets if ticket.request.name not in gone}
+        return tuple(host for host in made.hosts if host.name in wanted)
 
     def _may_try_again(self, made: Pass, joined: Sequence[Ticket], now: float) -> list[Ticket]:
         """Return who joined a pass that was not confirmed and has time left for one of its own."""

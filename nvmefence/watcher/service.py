@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nvmefence.errors import BusyError, NvmefenceError, UnknownHostError
@@ -91,7 +91,9 @@ class Watcher:
         options = Options(settings.deadline, settings.quiesce, settings.escalate)
         there = places(settings)
         self._keeper = Keeper(there.store, workers.record, wall)
-        self._passes = Passes(site, workers.discovery, options, self._keeper, there.locks, self._pass_ended)
+        self._passes = Passes(
+            site, workers.discovery, options, self._keeper, there.locks, self._pass_ended, self._gone
+        )
         restoring = Restoring(
             site.transport, self._find, there, workers.record, workers.spool, self._desk.archive_fences,
             simulated=site.simulated,
@@ -343,12 +345,13 @@ class Watcher:
         for ticket in made.tickets:
             times = {**made.times, "waited": ticket.waited, "total": now - ticket.read_at}
             host = ticket.host.name
+            none = made.why_no_report(host)
             batch.append(
                 answers.fenced_or_not(
                     ticket.request,
                     host,
-                    made.report,
-                    made.defect,
+                    None if none else made.report,
+                    none,
                     self._wall(),
                     times,
                     self._mark,
@@ -356,7 +359,12 @@ class Watcher:
                     timing.before(ticket, made, now, self._wall()),
                 ).until(ticket.until)
             )
-        self._delivery.answer(batch, urgent=True, visible=self._once_visible(made))
+        if any(answer.result is Result.FENCED for answer in batch):
+            # Until these are visible no restore may begin: they would say that a host is cut which has all again.
+            self._delivery.answer(batch, urgent=True, visible=self._once_visible(made), settled=made.release)
+        else:
+            made.release()
+            self._delivery.answer(batch, urgent=True)
         if batch:
             self._last = f"last: {batch[-1].message}"
         self._delivery.handled.difference_update(ticket.request.name for ticket in again)
@@ -372,6 +380,10 @@ class Watcher:
             standing = await self._workers.spool.do(self._desk.archive_unfenced, SPOOL_S)
             if self._unfenced_until == float("inf") and self._desk.descriptor >= 0:
                 self._unfenced_until = self._loop.time() + (UNFENCED_FOR_S + RESCAN_S if standing else 0.0)
+
+    async def _gone(self, names: Collection[str]) -> frozenset[str]:
+        """Return which of these requests were withdrawn. Raises Stuck."""
+        return await self._workers.spool.do(lambda: self._desk.gone(names), SPOOL_S)
 
     async def _find(self, within: float) -> Sequence[Drive]:
         return await self._workers.discovery.do(self._site.discover, within)

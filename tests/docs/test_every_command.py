@@ -22,6 +22,7 @@ REPORTER = f"{CLUSTER}; tests/nnf runs the reporter, its unit file and its right
 EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
     "make test": "runs this test",
+    "make model": "takes minutes and gigabytes; tests/model looks at the same with smaller bounds",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
     "make chaos": "tries faults for minutes; tests/chaos tries each of them for a few rounds",
     "make chaos-lab": "boots a guest for minutes; tests/lab/guest/test_drive_faults.py has its short form",

@@ -165,6 +165,7 @@ class World:
         ]  # fmt: skip
 
     def _pass_ended(self, made: Pass, _again: object) -> None:
+        made.release()
         self.ended.append(made)
         self.remember()
         if self.lookout is not None:
