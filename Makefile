@@ -12,7 +12,7 @@ AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
 
 .PHONY: help demo test model check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages \
-  model-packages clean distclean
+  model-packages monitoring-packages clean distclean
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -45,13 +45,16 @@ cluster-packages:
 	@packaging/ensure-packages cluster || echo "== Pacemaker cannot be had here; what needs it is left out and named"
 	@packaging/ensure-packages gfs2 || echo "== GFS2 cannot be had here; what needs it is left out and named"
 
+monitoring-packages: build
+	@packaging/ensure-packages monitoring || echo "== promtool cannot be had here; what needs it is left out and named"
+
 demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
 
 model-packages:
 	@packaging/ensure-packages model || echo "== spin cannot be had here; what needs it is left out and named"
 
-test: check lab-packages cluster-packages model-packages
+test: check lab-packages cluster-packages model-packages monitoring-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -f .coverage .coverage.*
 	@tests/run $(BIN)/python

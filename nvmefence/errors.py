@@ -32,8 +32,8 @@ class Exit(enum.IntEnum):
     BUSY = 10
     """`watch`: another watcher serves the request directory. Nothing was done."""
     BAD_FILE = 11
-    """`explain`, `history`, `hosts import`, `restore`, `unfence`: the file cannot be read, is not what it should
-    be, or is there already."""
+    """`explain`, `history`, `hosts import`, `report`, `restore`, `unfence`: a file cannot be read, is not what it
+    should be, or is there already."""
     NOT_RESTORED = 12
     """`restore`: not everything on record could be given back; what could not is named, and stays on record."""
     UNDER_WAY = 13

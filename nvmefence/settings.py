@@ -92,7 +92,7 @@ class Settings:
     enforce: bool = False
     """Whether the watcher cuts a fenced host again that is back."""
     metrics: str = ""
-    """File for figures about fenced hosts, as node_exporter's textfile collector reads it. Empty: none."""
+    """File for figures about fences, as node_exporter's textfile collector reads it. Empty: none."""
 
 
 def _number(value: Any) -> float:

@@ -24,11 +24,15 @@ _COLOURS: Final = {
     "returned-no-longer": "blue",
     "enforced": "green",
     "not-enforced": "red",
+    "after-done": "blue",
+    "mass-fence": "red",
+    "mass-fence-held": "red",
+    "mass-fence-allowed": "blue",
     past.INTERRUPTED: "red",
     past.UNDER_WAY: "yellow",
 }
 _OTHERWISE: Final = "yellow"
-_GOOD: Final = ("fenced", "unchanged", "restored", "enforced")
+_GOOD: Final = ("fenced", "unchanged", "restored", "enforced", "after-done")
 _NUMBERS: Final = 8
 """Line numbers that are named of one file."""
 

@@ -26,14 +26,14 @@ _EXIT_CODES = """exit codes:
   8    status, hosts discover, dry run: some drive could not be read
   9    check, hosts import --check: a fence would fail
   10   watch: another watcher serves the request directory; nothing was done
-  11   explain, history, hosts import, restore, unfence: the file cannot be read,
-       is not what it should be, or is there already
+  11   explain, history, hosts import, report, restore, unfence: a file cannot be
+       read, is not what it should be, or is there already
   12   restore: not everything on record could be given back; what is left is named
   13   restore, unfence: the host is being fenced or restored; nothing was done
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""
 
-_SPOOL_COMMANDS = ("watch", "history", "explain", "allow-mass-fence", "restore", "unfence")
+_SPOOL_COMMANDS = ("watch", "history", "explain", "report", "allow-mass-fence", "restore", "unfence")
 """Those for which the variables of the directories count."""
 _FRONTLESS = ("version", "watch", "history", "explain", "allow-mass-fence", "unfence")
 """Those that no drive can hold up; and a front process would only hide the daemon from its service manager."""
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument(
         "--host", metavar="NAME", action="append", help="this host only; may be given several times"
     )
+    status.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=when.interval, const=2.0,
+        help="show it anew every so many seconds (default 2) until Ctrl-C; with --json, one object a line",
+    )  # fmt: skip
+    _add_report(add("report", "write the fleet, the history and the timeline of each fence as a page of HTML"))
     add("check", "check that every host of the map could be fenced now; changes nothing")
     hosts = commands.add_parser("hosts", help="show the host map, or find out what to write into it")
     of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
@@ -133,6 +138,18 @@ def _add_import(
     imported.add_argument("--check", action="store_true", help="compare it with the drives first; changes nothing")
     imported.add_argument("--output", metavar="FILE", help="write it there, unless there is such a file")
     imported.add_argument("--force", action="store_true", help="with --output: replace what is there")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", default="-", help="where the page goes (default: standard output)"
+    )
+    parser.add_argument("--no-survey", action="store_true", help="do not read the drives")
+    parser.add_argument(
+        "--since", metavar="WHEN", type=when.since, help="leave out what was before, as in nvmefence history"
+    )
+    parser.add_argument(option("audit"), metavar="PATH", help=f"the watcher's (default {Settings().audit})")
+    _add_places(parser, "records", "run_dir", "response_dir")
 
 
 def _add_spool(parser: argparse.ArgumentParser) -> None:
@@ -286,6 +303,8 @@ def _command(arguments: argparse.Namespace) -> Command:
         from nvmefence.cli.history import history as run
     elif name == "explain":
         from nvmefence.cli.explain import explain as run
+    elif name == "report":
+        from nvmefence.cli.report import report as run
     else:
         from nvmefence.cli.version import version as run
     return run

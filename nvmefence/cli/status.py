@@ -13,6 +13,7 @@ from nvmefence.cli.text import Cell, Screen
 from nvmefence.errors import Exit
 from nvmefence.fencing.survey import DriveSurvey, State, Survey, survey
 from nvmefence.inventory.hostfile import load
+from nvmefence.inventory.hostmap import HostMap
 from nvmefence.records.fenced import counts
 from nvmefence.records.places import Places, places
 from nvmefence.records.record import Record
@@ -20,7 +21,7 @@ from nvmefence.settings import Settings
 from nvmefence.site import open_site
 from nvmefence.watcher.returned import Returned, seen
 
-_COLOURS: Final = {State.ATTACHED: "green", State.PARTLY: "yellow", State.NONE: "blue", State.UNKNOWN: "red"}
+COLOURS: Final = {State.ATTACHED: "green", State.PARTLY: "yellow", State.NONE: "blue", State.UNKNOWN: "red"}
 
 
 def status(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
@@ -30,6 +31,10 @@ def status(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
     hosts = list({host.name: host for host in asked}.values())
     site = open_site(settings)
     there = places(settings)
+    if arguments.watch is not None:
+        from nvmefence.cli import live
+
+        return live.watch(live.Board(site, hostmap, hosts, there, every_host=not arguments.host), arguments, screen)
     screen.progress("reading the drives")
     before, _ = there.store.load_all()
     offline = any(one.stays for record in before for one in record.offline)
@@ -39,37 +44,50 @@ def status(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
     finally:
         site.transport.close()
         screen.clear()
-    names = {host.name for host in hosts}
-    fenced, unread = _fenced(there, before, result, names)
+    fenced, unread = on_record(there, before, result, {host.name for host in hosts})
     if not arguments.host:
-        fenced += [_OnRecord(record, stranger=True) for record in before if record.host not in hostmap.hosts]
+        fenced += strangers(before, hostmap)
     for text in unread:  # before the rest, which waits for it
         screen.note(f"a record is not believed, so its host may be fenced and not shown so: {text}")
-    code = Exit.OK if result.complete else Exit.DRIVES_MISSING if result.missing else Exit.UNKNOWN_STATE
-    if not result.drives:
-        code = Exit.DRIVES_MISSING
     if arguments.json:
-        document = {
-            "simulated": site.simulated,
-            "exit": int(code),
-            "missing": list(result.missing),
-            "drives": [drive.to_json() for drive in result.drives],
-            "fenced": [one.to_json() for one in fenced],
-            "unread_records": unread,
-        }
-        screen.raw(json.dumps(document, indent=2))
-        return code
+        screen.raw(json.dumps(document(result, fenced, unread, simulated=site.simulated), indent=2))
+        return exit_code(result)
     if site.simulated:
         screen.line("SIMULATED", "yellow")
-    back = {one.record.host for one in fenced if one.returned is not None}
-    _matrix(result, [host.name for host in hosts], back, screen)
+    show(result, [host.name for host in hosts], fenced, screen)
+    return exit_code(result)
+
+
+def exit_code(result: Survey) -> Exit:
+    """Return what the command's exit code is for what was read."""
+    if not result.drives or (not result.complete and result.missing):
+        return Exit.DRIVES_MISSING
+    return Exit.OK if result.complete else Exit.UNKNOWN_STATE
+
+
+def document(
+    result: Survey, fenced: Sequence[OnRecord], unread: Sequence[str], *, simulated: bool
+) -> dict[str, Any]:
+    """Return plain data with a fixed set of keys."""
+    return {
+        "simulated": simulated,
+        "exit": int(exit_code(result)),
+        "missing": list(result.missing),
+        "drives": [drive.to_json() for drive in result.drives],
+        "fenced": [one.to_json() for one in fenced],
+        "unread_records": list(unread),
+    }
+
+
+def show(result: Survey, hosts: list[str], fenced: Sequence[OnRecord], screen: Screen) -> None:
+    """Print what was read, and who is on record."""
+    matrix(result, hosts, {one.record.host for one in fenced if one.returned is not None}, screen)
     for one in fenced:
         screen.line(one.words(), one.colour)
-    return code
 
 
 @dataclass(frozen=True, slots=True)
-class _OnRecord:
+class OnRecord:
     """A host of which something is on record."""
 
     record: Record
@@ -82,6 +100,7 @@ class _OnRecord:
 
     @property
     def colour(self) -> str:
+        """How it is shown."""
         if self.returned is not None:
             return "red"
         return "blue" if counts(self.record) and self.record.confirmed and not self.restoring else "yellow"
@@ -113,9 +132,9 @@ class _OnRecord:
         }
 
 
-def _fenced(
+def on_record(
     there: Places, before: Sequence[Record], result: Survey, names: set[str]
-) -> tuple[list[_OnRecord], list[str]]:
+) -> tuple[list[OnRecord], list[str]]:
     """Return what is on record of these hosts, and what is wrong with other records, in words.
 
     A host is back only if its record is the same as before the drives were read, and nobody restores it.
@@ -129,36 +148,45 @@ def _fenced(
         returned = Returned(record.host, record.fenced_at or "")
         returned.take(seen(result, record))
         sure = counts(record) and record in before and not restoring[record.host] and bool(returned.drives)
-        found.append(_OnRecord(record, returned if sure else None, restoring[record.host]))
+        found.append(OnRecord(record, returned if sure else None, restoring[record.host]))
     return found, unread
 
 
-def _matrix(result: Survey, hosts: list[str], back: set[str], screen: Screen) -> None:
-    """Print a row per drive and a column per host; the words do not need the colours."""
-    rows: list[list[Cell | str]] = []
-    for drive in result.drives:
-        cells = [_cell(drive, host, host in back) for host in hosts]
-        rows.append([drive.serial, str(len(drive.namespaces)) if drive.namespaces else "-", *cells])
-    screen.table(["drive", "namespaces", *hosts], rows)
-    for text in result.missing:
-        screen.line(text, "red")
+def strangers(records: Sequence[Record], hostmap: HostMap) -> list[OnRecord]:
+    """Return who is on record and not in the host map."""
+    return [OnRecord(record, stranger=True) for record in records if record.host not in hostmap.hosts]
+
+
+def problems(result: Survey, hosts: Sequence[str]) -> list[str]:
+    """Return what is wrong with drives, and what to do; each once."""
+    found = list(result.missing)
     if not result.drives:
-        screen.line("no expected drive is there: is this the right machine? see: nvmefence check", "red")
-    seen = set()
+        found.append("no expected drive is there: is this the right machine? see: nvmefence check")
     for drive in result.drives:
         for name in hosts:
             entry = drive.hosts[name]
-            text = f"{drive.serial}: {entry.reason}" + (f" ({entry.advice})" if entry.advice else "")
-            if entry.reason and text not in seen:
-                seen.add(text)
-                screen.line(text, "red")
+            if entry.reason:
+                found.append(f"{drive.serial}: {entry.reason}" + (f" ({entry.advice})" if entry.advice else ""))
+    return list(dict.fromkeys(found))
 
 
-def _cell(drive: DriveSurvey, host: str, back: bool) -> Cell:
+def matrix(result: Survey, hosts: list[str], back: set[str], screen: Screen) -> None:
+    """Print a row per drive and a column per host; the words do not need the colours."""
+    rows: list[list[Cell | str]] = []
+    for drive in result.drives:
+        cells = [cell(drive, host, host in back) for host in hosts]
+        rows.append([drive.serial, str(len(drive.namespaces)) if drive.namespaces else "-", *cells])
+    screen.table(["drive", "namespaces", *hosts], rows)
+    for text in problems(result, hosts):
+        screen.line(text, "red")
+
+
+def cell(drive: DriveSurvey, host: str, back: bool) -> Cell:
+    """Say how a host stands on a drive; `back`: it is fenced, and was seen back."""
     entry = drive.hosts[host]
     text = entry.state.value
     if entry.state is State.PARTLY:
         text = f"partly {len(entry.attached)}/{len(drive.namespaces)}"
     if back and entry.attached:
         return Cell(f"RETURNED {len(entry.attached)}/{len(drive.namespaces)}", "red")
-    return Cell(text, _COLOURS[entry.state])
+    return Cell(text, COLOURS[entry.state])

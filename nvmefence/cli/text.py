@@ -76,6 +76,15 @@ class Screen:
         except OSError:  # reader gone, disk full, terminal lost
             self._out_lost = True
 
+    def flush(self) -> bool:
+        """Hand on what was printed; returns whether there is anybody to take it."""
+        if not self._out_lost:
+            try:
+                self.out.flush()
+            except OSError:
+                self._out_lost = True
+        return not self._out_lost
+
     def _say(self, text: str) -> None:
         if self._writer is None:
             self.err.write(text)

@@ -10,6 +10,7 @@ from typing import Final
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|min|h|d|w)", re.ASCII)
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LONGEST_INTERVAL_S: Final = 3600.0
 _LONGEST_PERMIT_S: Final = 3600.0
 """As `nvmefence.watcher.permit.LONGEST_S`."""
 
@@ -33,6 +34,17 @@ def since(text: str) -> float:
             f"must be how long ago (90s, 15m, 2h, 3d, 1w) or a time (2026-11-24, 2026-11-24 04:09, "
             f"2026-11-24T04:09:25Z), is {text!r}"
         ) from None
+
+
+def interval(text: str) -> float:
+    """Return seconds between two looks."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= _LONGEST_INTERVAL_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {_LONGEST_INTERVAL_S:g}")
+    return seconds
 
 
 def permitted(text: str) -> float:

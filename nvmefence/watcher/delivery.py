@@ -59,6 +59,8 @@ class Delivery:
         self._end = float("inf")
         self._undelivered: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
+        self.reported: Callable[[Answer], None] = lambda _answer: None
+        """Hears of each answer when all is done about it; must not wait and not fail."""
         self.handled: set[str] = set()
         """Names of the files that are being dealt with; not to be taken in again."""
 
@@ -165,6 +167,7 @@ class Delivery:
         return True
 
     def _report(self, answer: Answer) -> None:
+        self.reported(answer)
         request = f" (request {answer.known.request_id})" if answer.known.request_id else ""
         say = getattr(self._journal, _LEVELS.get(answer.result, "warning"))
         say(

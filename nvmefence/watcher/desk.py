@@ -126,6 +126,8 @@ class Desk:
         self._turns = Turns()
         self._unfenced: Unfenced | None = None
         self._beaten = float("-inf")
+        self.beaten_at = 0.0
+        """When the last sign of life was given, in seconds since 1970; 0: none was."""
         self.opened = 0
         """Counts how often the request directory was opened."""
 
@@ -273,7 +275,7 @@ class Desk:
             return
         try:
             heartbeat.beat(requests.directory, self._wall())
-            self._beaten = now
+            self._beaten, self.beaten_at = now, self._wall()
         except OSError as error:
             troubles["heartbeat"] = f"{self._request_dir}/{heartbeat.NAME}: {error.strerror}"
 

@@ -57,6 +57,11 @@ class Journal:
         """The lasting troubles in one line; empty when there are none."""
         return "; ".join(f"{what}: {text}" for what, text in self._conditions.items())
 
+    @property
+    def troubles(self) -> int:
+        """How many lasting troubles there are."""
+        return len(self._conditions)
+
     def _say(self, level: str, text: str, fields: Mapping[str, Any]) -> None:
         if self._style == "json":
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -12,6 +12,7 @@ from nvmefence.site import Site
 from nvmefence.watcher.enforcing import Enforcing
 from nvmefence.watcher.guard import Guard
 from nvmefence.watcher.journal import Journal
+from nvmefence.watcher.metrics import Figures
 from nvmefence.watcher.passes import Passes
 from nvmefence.watcher.vigil import Vigil
 from nvmefence.watcher.worker import Workers
@@ -43,7 +44,7 @@ class Lookout:
             return
         self._vigil = vigil = Vigil(
             site, hostmap, there, workers.vigil, passes, journal, note, told,
-            seconds=settings.vigil_s, metrics_file=settings.metrics, wall=wall,
+            seconds=settings.vigil_s, wall=wall,
         )  # fmt: skip
         if settings.enforce:
             mark = "SIMULATED: " if site.simulated else ""
@@ -60,6 +61,11 @@ class Lookout:
     def status(self) -> str:
         """Which fenced hosts are back, in a few words; empty: none."""
         return "" if self._vigil is None else self._vigil.status
+
+    @property
+    def figures(self) -> Figures | None:
+        """What it has counted, and sees now; None: nobody looks."""
+        return None if self._vigil is None else self._vigil.figures
 
     def begin(self) -> None:
         """Look from now on, until `finish`."""

@@ -12,15 +12,33 @@ _MODE: Final = 0o644
 """For a collector that runs as another user."""
 
 
+class Value(NamedTuple):
+    """One value of a metric."""
+
+    labels: Mapping[str, str]
+    value: float
+    suffix: str = ""
+    """Of a histogram's value, which has a name of its own: "_bucket", "_sum" or "_count"."""
+
+
 class Sample(NamedTuple):
     """One metric with its values."""
 
     name: str
     kind: str
-    """ "gauge" or "counter"."""
+    """ "gauge", "counter" or "histogram"."""
     help: str
-    values: tuple[tuple[Mapping[str, str], float], ...]
-    """Each with its labels."""
+    values: tuple[Value, ...]
+
+
+def gauge(name: str, text: str, value: float) -> Sample:
+    """Return a gauge without labels; `name` is what follows the project's."""
+    return Sample(f"nvmefence_{name}", "gauge", text, (Value({}, value),))
+
+
+def counter(name: str, text: str, value: float) -> Sample:
+    """Return a counter without labels; as `gauge`."""
+    return Sample(f"nvmefence_{name}", "counter", text, (Value({}, value),))
 
 
 @dataclass(slots=True)
@@ -42,22 +60,19 @@ class Figures:
     def samples(self) -> list[Sample]:
         """Return all of them."""
 
-        def one(name: str, kind: str, text: str, value: float) -> Sample:
-            return Sample(f"nvmefence_{name}", kind, text, (({}, value),))
-
-        hosts = tuple(({"host": host}, float(back)) for host, back in sorted(self.returned.items()))
+        hosts = tuple(Value({"host": host}, float(back)) for host, back in sorted(self.returned.items()))
         tries = (
-            ({"result": "confirmed"}, float(self.cut_again)),
-            ({"result": "not_confirmed"}, float(self.not_cut_again)),
+            Value({"result": "confirmed"}, self.cut_again),
+            Value({"result": "not_confirmed"}, self.not_cut_again),
         )
         return [
-            one("fenced_hosts", "gauge", "Hosts that count as fenced.", len(self.returned)),
+            gauge("fenced_hosts", "Hosts that count as fenced.", len(self.returned)),
             Sample("nvmefence_host_returned", "gauge", "1 where a fenced host is attached or online again.", hosts),
-            one("returns_total", "counter", "Times that a fenced host was found back.", self.returns),
+            counter("returns_total", "Times that a fenced host was found back.", self.returns),
             Sample("nvmefence_enforced_total", "counter", "Times that a fenced host was cut again.", tries),
-            one("vigil_looks_total", "counter", "Looks at the drives for fenced hosts.", self.looks),
-            one("vigil_unread_drives", "gauge", "Drives that the last look could not read.", self.unread),
-            one("vigil_last_look_timestamp_seconds", "gauge", "When the last look ended.", self.last_look),
+            counter("vigil_looks_total", "Looks at the drives for fenced hosts.", self.looks),
+            gauge("vigil_unread_drives", "Drives that the last look could not read.", self.unread),
+            gauge("vigil_last_look_timestamp_seconds", "When the last look ended.", self.last_look),
         ]
 
 
@@ -66,9 +81,9 @@ def render(samples: Iterable[Sample]) -> str:
     lines = []
     for sample in samples:
         lines += [f"# HELP {sample.name} {sample.help}", f"# TYPE {sample.name} {sample.kind}"]
-        for labels, value in sample.values:
+        for labels, value, suffix in sample.values:
             named = ",".join(f'{name}="{_escaped(text)}"' for name, text in labels.items())
-            lines.append(f"{sample.name}{{{named}}} {value:.17g}" if named else f"{sample.name} {value:.17g}")
+            lines.append(f"{sample.name}{suffix}{f'{{{named}}}' if named else ''} {value:.17g}")
     return "\n".join(lines) + "\n"
 
 

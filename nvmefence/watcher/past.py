@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from nvmefence.settings import MAX_DEADLINE
-from nvmefence.watcher import auditfiles, loose
+from nvmefence.watcher import auditfiles, loose, pastbeside
 from nvmefence.watcher.auditfiles import Line, Unread
 
 INTERRUPTED: Final = "interrupted"
@@ -51,7 +51,7 @@ class Bad(NamedTuple):
 
 @dataclass(slots=True)
 class Entry:
-    """One request's end, as far as the audit knows it."""
+    """One request's end, or what went on beside the requests, as far as the audit knows it."""
 
     when: float
     """Seconds since 1970: of the answer, or where there is none, of the fence's begin."""
@@ -150,13 +150,15 @@ def read(
     response_dir: str,
     running: Callable[[Watcher, float], bool] | None = None,
     progress: Callable[[str], None] = lambda _path: None,
+    heard: Callable[[Entry, bytes], None] = lambda _entry, _line: None,
 ) -> History:
     """Read the audit file, what was rotated away from it, and its stand-in. Never raises for what is in them.
 
-    `running` tells whether a watcher that began a fence at a time still runs. `progress` hears each path.
+    `running` tells whether a watcher that began a fence at a time still runs. `progress` hears each path, `heard`
+    each entry with the line that it was made of.
     """
     history = History()
-    reader = _Reader(history)
+    reader = _Reader(history, heard)
     for item in auditfiles.lines(audit_file, response_dir, history.files, progress):
         if isinstance(item, Unread):
             history.unread.append(item)
@@ -170,8 +172,9 @@ def read(
 class _Reader:
     """Takes in lines; a line that was seen before counts once."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, heard: Callable[[Entry, bytes], None]) -> None:
         self._history = history
+        self._heard = heard
         self._seen: set[bytes] = set()
         self.begun: list[_Begun] = []
 
@@ -201,10 +204,12 @@ class _Reader:
             self._answer(line, document, when)
         elif document.get("event") == "begun":
             self._begin(line, document, when)
-        elif isinstance(document.get("event"), str):
-            self._history.unknown_events += 1
-        else:
+        elif not isinstance(event := document.get("event"), str):
             self._bad(line, "no event")
+        elif event in pastbeside.EVENTS:
+            self._beside(line, document, when)
+        else:
+            self._history.unknown_events += 1
 
     def _bad(self, line: Line, reason: str) -> None:
         self._history.bad_lines += 1
@@ -234,6 +239,30 @@ class _Reader:
                 simulated=_simulated(evidence, message),
                 drives=_drives(evidence, host),
                 seconds=_seconds(loose.table(document.get("times")), evidence),
+                watcher=_watcher(document),
+                version=_version(document),
+                source=line.path,
+                line=line.number,
+            )
+        )
+        self._heard(self._history.entries[-1], line.data or b"")
+
+    def _beside(self, line: Line, document: dict[str, Any], when: float) -> None:
+        told = pastbeside.EVENTS[document["event"]](document)
+        self._history.entries.append(
+            Entry(
+                when=when,
+                result=told.result,
+                file="",
+                target_node=loose.text(document.get("target_node")),
+                hosts=told.hosts,
+                action=told.action,
+                recorder_node="",
+                request_id=loose.text(document.get("request_id")),
+                message=told.message,
+                simulated=None,
+                drives=None,
+                seconds={} if told.seconds is None else {"total": told.seconds},
                 watcher=_watcher(document),
                 version=_version(document),
                 source=line.path,

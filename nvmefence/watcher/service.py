@@ -31,6 +31,7 @@ from nvmefence.watcher.journal import Journal
 from nvmefence.watcher.kernel import Inotify
 from nvmefence.watcher.lookout import Lookout
 from nvmefence.watcher.passes import Pass, Passes, Ticket
+from nvmefence.watcher.publishing import Publishing
 from nvmefence.watcher.systemd import Notifier
 from nvmefence.watcher.timing import Wakeup
 from nvmefence.watcher.unfenced import UNFENCED_FOR_S
@@ -105,8 +106,13 @@ class Watcher:
         self._guard = Guard(settings, journal, self._note, self._loop.time)
         self._lookout = Lookout(
             settings, site, lambda: self._hostmap, there, workers, self._passes, self._desk.fences, self._guard,
-            journal, self._note, lambda: self._notifier.tell(STATUS=self._status()), wall,
+            journal, self._note, self._alarm_changed, wall,
         )  # fmt: skip
+        self._publishing = Publishing(
+            settings.metrics, site, lambda: self._hostmap, lambda: self._lookout.figures, self._passes,
+            lambda: journal.troubles, lambda: self._desk.beaten_at, wall,
+        )  # fmt: skip
+        self._delivery.reported = self._publishing.answered
         self._afterwards: Afterwards | None = None
         if helper is not None:
             from nvmefence.watcher.afterwards import Afterwards
@@ -161,6 +167,7 @@ class Watcher:
                 if len(beside) == 2:  # after the first round: a fence that waits goes first
                     beside.append(asyncio.create_task(self._mending.run(self._hostmap)))
                     self._lookout.begin()
+                    self._publishing.begin()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -194,6 +201,7 @@ class Watcher:
         await self._delivery.finish()
         with contextlib.suppress(Stuck):
             await self._workers.spool.do(self._desk.close, SPOOL_S)
+        await self._publishing.finish()
         if self._afterwards is not None:
             await self._afterwards.finish(_AFTER_S)
         self._journal.notice("stopped")
@@ -257,6 +265,7 @@ class Watcher:
         for ticket in sorted_out.too_late:
             why = self._mark + self._guard.why(ticket)
             others.append(answers.to_request(ticket.request, Result.NOT_FENCED, why, self._wall()))
+            self._publishing.held()
         if sorted_out.begin:
             self._begin(sorted_out.begin)
         self._delivery.answer(others)
@@ -369,6 +378,7 @@ class Watcher:
             self._last = f"last: {batch[-1].message}"
         self._delivery.handled.difference_update(ticket.request.name for ticket in again)
         self._lookout.pass_ended()
+        self._publishing.ended(made)
         self._wake.set()
         self._notifier.tell(STATUS=self._status())
 
@@ -447,6 +457,7 @@ class Watcher:
 
     def _tell_conditions(self, troubles: dict[str, str]) -> None:
         found = {**troubles, **self._delivery.troubles, **self._guard.troubles(), **self._lookout.troubles}
+        found |= self._publishing.troubles
         if self._afterwards is not None and self._afterwards.trouble:
             found["after a fence"] = self._afterwards.trouble
         if self._map_trouble:
@@ -454,6 +465,10 @@ class Watcher:
         found |= {f"record of {host}": trouble for host, trouble in self._keeper.troubles.items()}
         if self._journal.conditions(found):
             self._notifier.tell(STATUS=self._status())
+
+    def _alarm_changed(self) -> None:
+        self._notifier.tell(STATUS=self._status())
+        self._publishing.soon()
 
     def _status(self) -> str:
         hosts = ", ".join(self._passes.hosts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -22,7 +21,6 @@ from nvmefence.records.record import Record
 from nvmefence.records.store import RecordError
 from nvmefence.site import Site
 from nvmefence.spool.names import SUFFIX
-from nvmefence.watcher import metrics
 from nvmefence.watcher.enforcing import Enforcing
 from nvmefence.watcher.hints import Hints
 from nvmefence.watcher.journal import Journal
@@ -88,7 +86,6 @@ class Vigil:
         told: Callable[[], None],
         *,
         seconds: float,
-        metrics_file: str = "",
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`note` puts an event and its fields into the audit some time; `told` hears of alarms that begin or end.
@@ -104,7 +101,6 @@ class Vigil:
         self._note = note
         self._told = told
         self._seconds = seconds
-        self._metrics_file = metrics_file
         self._wall = wall
         self._mark = "SIMULATED: " if site.simulated else ""
         self._loop = asyncio.get_running_loop()
@@ -116,8 +112,6 @@ class Vigil:
         self._began = self._pass_ended = float("-inf")
         self._returned: dict[str, Returned] = {}
         self._task: asyncio.Task[None] | None = None
-        self._written = ""
-        self._unwritten = ""
         self._told_deaf = ""
         self._found: dict[str, str] = {}
         """As `troubles`, while a look goes on."""
@@ -181,7 +175,6 @@ class Vigil:
             except Exception as error:  # a defect here must not end the look-out
                 self._found["vigil"] = f"defect in nvmefence: {type(error).__name__}: {error}"
                 seconds = self._seconds
-            self._publish()
             self.troubles = self._found
             await self._rest(seconds)
 
@@ -369,24 +362,3 @@ class Vigil:
         fields: dict[str, Any] = {"target_node": host, "host": host, "result": result, "message": message}
         shown = [drive.to_json() for drive in drives]
         self._note("returned", **fields, drives=shown, enforced=self.enforcing is not None)
-
-    def _publish(self) -> None:
-        """Have the figures written, if they are wanted."""
-        if self._unwritten:
-            self._found["metrics"] = self._unwritten
-        if not self._metrics_file:
-            return
-        text = metrics.render(self.figures.samples())
-        if text != self._written:
-            self._written = text
-            self._worker.post(lambda: self._write(text))
-
-    def _write(self, text: str) -> None:
-        """In the worker's thread."""
-        try:
-            metrics.write(self._metrics_file, text)
-        except OSError as error:
-            self._unwritten = f"{self._metrics_file}: {error.strerror or os.strerror(error.errno or 0)}"
-            self._written = ""
-        else:
-            self._unwritten = ""

@@ -15,7 +15,7 @@ from nvmefence.inventory import hostfile
 from tests.docs import manual
 from tests.docs.machine import ATTACHMENTS, CONTROLLERS, MAP, Machine, readme_map
 from tests.docs.scenes import WATCH, Desk
-from tests.docs.steps import Step, follow, written
+from tests.docs.steps import ENDED, Step, follow, written
 from tests.nnf.resources import node, system
 
 REHEARSAL = "/localdisk/rehearsal"
@@ -70,6 +70,13 @@ def lay_out_the_rehearsal(desk: Desk) -> None:
     (folder / "hosts.toml").write_text(readme_map())
 
 
+def is_a_page(desk: Desk, words: str) -> None:
+    text = desk.machine.inside("/var/lib/nvmefence/report.html").read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert words in text
+    assert "compute-2 is fenced" in text
+
+
 FIRST_START: list[Step[Desk]] = [
     Step("nvmefence version", says=[r"^nvmefence +\d", "^io_uring", "^ioctl"]),
     Step("nvmefence hosts discover > /etc/nvmefence/hosts.toml", after=fill_in_the_hosts),
@@ -110,6 +117,17 @@ PAST: list[Step[Desk]] = [
          after=lambda desk: ET.parse(desk.machine.inside("/localdisk/fence.svg"))),
     Step("fence_gfs2_recorder --action=monitor; echo $?", says=["^0$"]),
 ]  # fmt: skip
+PAGE = "/var/lib/nvmefence/report.html"
+LOOKS: list[Step[Desk]] = [
+    Step("nvmefence status --watch", exit=ENDED, limit_s=3, says=["^drive +namespaces", "compute-2: fenced since"],
+         before=Desk.ask),
+    Step("nvmefence status --watch 10 --json", exit=ENDED, limit_s=3, says=[r'^{"time": .*"troubles": \[\]}$']),
+    Step("nvmefence history --since 1w", says=[r"compute-2 +off +rabbit +fenced"]),
+    Step(f"nvmefence report -o {PAGE}", says=["1 entries, 1 fences drive by drive"],
+         after=lambda desk: is_a_page(desk, "18 attached")),
+    Step(f"nvmefence report -o {PAGE} --since 1w --no-survey", says=["1 entries"],
+         after=lambda desk: is_a_page(desk, "not wanted")),
+]  # fmt: skip
 REHEARSED: list[Step[Desk]] = [
     Step(
         "mkdir requests responses\n"
@@ -141,7 +159,7 @@ IMPORTED: list[Step[Desk]] = [
 ]  # fmt: skip
 BESIDE = [WATCH, "make install", "make uninstall", "make help"]
 """Commands that scenes are made with, or that a test below runs."""
-STEPS = [*FIRST_START, *EMERGENCY, *PAST, *REHEARSED, *ALLOWED, *IMPORTED]
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *LOOKS, *REHEARSED, *ALLOWED, *IMPORTED]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +188,12 @@ def test_the_commands_for_an_emergency_cut_the_host_and_nobody_else(desk: Desk) 
 def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
     desk.start_watcher()
     follow(desk, PAST)
+    desk.stop_watcher()
+
+
+def test_looking_is_as_written(desk: Desk) -> None:
+    desk.start_watcher()
+    follow(desk, LOOKS)
     desk.stop_watcher()
 
 

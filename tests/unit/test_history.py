@@ -103,6 +103,33 @@ def test_each_step_is_that_of_the_slowest_drive(tmp_path: Path) -> None:
     assert set(entry.to_json()["seconds"]) == set(past.PHASES)
 
 
+def test_what_follows_a_fence_and_what_the_guard_did_are_told_in_words(tmp_path: Path) -> None:
+    base = {"time": "2026-11-24T04:09:00.000Z", "watcher": {"host": "h", "pid": 7, "version": "1"}}
+    after = {"event": "after", "host": "c1", "target_node": "c1-ib", "request_id": "id-1", "exit": 1, "output": ""}
+    guard = {"event": "mass-fence", "hosts": ["c1", "c2", "c3"], "held": ["c4"], "limit": 2, "seconds": 60.0}
+    found = read(
+        tmp_path,
+        {**base, **after, "what": "dlm", "good": True, "text": "done", "seconds": 0.25},
+        {**base, **after, "what": "hook 10-a", "good": False, "text": "exit code 1", "seconds": 1},
+        {**base, **guard, "action": "alarm", "held": []},
+        {**base, **guard, "action": "hold"},
+        {**base, "event": "mass-fence", "action": "allowed", "by": "root", "seconds": 600},
+    )
+    assert (found.unknown_events, found.bad_lines) == (0, 0)
+    assert [(entry.result, entry.action, entry.message) for entry in found.entries] == [
+        ("after-done", "dlm", "done"),
+        ("after-failed", "hook 10-a", "exit code 1"),
+        ("mass-fence", "guard", "3 hosts within 60 s, more than 2"),
+        ("mass-fence-held", "guard", "3 hosts within 60 s, more than 2; held: c4"),
+        ("mass-fence-allowed", "guard", "root allows any number of hosts for 600 s"),
+    ]
+    assert [entry.target_node for entry in found.about(["c1"])] == ["c1-ib", "c1-ib", "", ""]
+    assert found.entries[0].seconds == {"total": 0.25}
+    _, text = shown(tmp_path)
+    assert "c1-ib (c1): exit code 1" in text
+    assert "of a kind" not in text
+
+
 def test_a_line_in_several_files_counts_once_and_rotated_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "res").mkdir()
     packed = json.dumps(answer(1, file="1")).encode() + b"\n"
@@ -124,12 +151,13 @@ def test_bad_lines_are_named_and_the_others_are_used(tmp_path: Path, monkeypatch
         b'{"time":"2026\n', answer(file="good"), b"[1]\n", b"\xff\xfe\n", b"\n", {"event": "answer", "time": "x"},
         {"time": "2026-11-24T04:09:00Z"}, answer(result=None), b"9" * 5000 + b"\n", b"[" * 900 + b"\n",
         b"9" * 900 + b"\n", begun(files=()), {"time": "2026-11-24T04:09:00Z", "event": "unfenced"},
+        {"time": "2026-11-24T04:09:00Z", "event": []},
         {"time": "0001-01-01T00:00:00+14:00", "event": "answer", "result": "fenced"}, answer(9, file="last"),
         b'{"time":"2026-11',
     ]  # fmt: skip
     found = read(tmp_path, *lines)
     assert [entry.file for entry in found.entries] == ["good", "last"]
-    assert [bad.number for bad in found.bad] == [1, 3, 4, 6, 7, 8, 9, 10, 11, 12, 14, 16]
+    assert [bad.number for bad in found.bad] == [1, 3, 4, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17]
     assert found.bad[-1].reason == "the last line, not finished"
     assert found.unknown_events == 1
     code, text = shown(tmp_path)

@@ -410,34 +410,3 @@ def test_with_0_seconds_nobody_looks(tmp_path: Path) -> None:
 
     with judged(tmp_path, vigil_s=0.0, enforce=True) as world:
         play(world, story)
-
-
-def test_the_figures_are_written_for_monitoring(tmp_path: Path) -> None:
-    path = tmp_path / "nvmefence.prom"
-
-    async def story(world: World) -> None:
-        await world.fence("c1")
-        await world.fence("c2")
-        world.attach("c1")
-        await asyncio.sleep(3 * VIGIL_S)
-
-    with judged(tmp_path, metrics=str(path)) as world:
-        play(world, story)
-    lines = path.read_text().splitlines()
-    assert 'nvmefence_host_returned{host="c1"} 1' in lines
-    assert 'nvmefence_host_returned{host="c2"} 0' in lines
-    assert "nvmefence_fenced_hosts 2" in lines
-
-
-def test_figures_that_cannot_be_written_are_a_trouble(tmp_path: Path) -> None:
-    async def story(world: World) -> None:
-        await world.fence("c1")
-        await asyncio.sleep(3 * VIGIL_S)
-        assert world.lookout is not None
-        assert "No such file" in world.lookout.troubles["metrics"]
-        (tmp_path / "away").mkdir()
-        await asyncio.sleep(3 * VIGIL_S)
-        assert world.lookout.troubles == {}
-
-    with judged(tmp_path, metrics=str(tmp_path / "away" / "nvmefence.prom")) as world:
-        play(world, story)
