@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -35,12 +36,16 @@ class Worker(Protocol):
 
 
 class Thread:
-    """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit."""
+    """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit.
+
+    The thread ends when nobody has this object any more, and its work is done.
+    """
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stuck: asyncio.Future[Any] | None = None
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
+        threading.Thread(target=_serve, args=(self._work,), name=name, daemon=True).start()
+        weakref.finalize(self, self._work.put, None).atexit = False
 
     async def do(self, work: Callable[[], T], within: float) -> T:
         """See Worker. While an earlier piece has not finished in its time, raises Stuck at once."""
@@ -79,9 +84,15 @@ class Thread:
         self._work.put(run)
         return True
 
-    def _serve(self) -> None:
-        while True:
-            self._work.get()()
+
+def _serve(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do what comes until None does. Holds nothing of it afterwards."""
+    while True:
+        run = work.get()
+        if run is None:
+            return
+        run()
+        del run
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], result: Any, error: Any) -> None:
