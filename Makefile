@@ -17,7 +17,7 @@ help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
 	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
 	@echo "make check    lint, formatting, types, C warnings"
-	@echo "make bench    measure agent and watcher, and fences against nvme-cli and the bare minimum, in the lab (root)"
+	@echo "make bench    measure it: against the bare minimum, nvme-cli, and the committed figures (root, a quarter of an hour)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
 	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
 

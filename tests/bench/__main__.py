@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument(
         "--restores", type=int, default=10_000, help="fences and restores in this process (%(default)s)"
     )
-    sizes.add_argument("--asked-restores", type=int, default=10_000, help="and asked of a watcher (%(default)s)")
+    sizes.add_argument("--asked-restores", type=int, default=3000, help="and asked of a watcher (%(default)s)")
     parser.add_argument("--profile", action="store_true", help="also profile the fence inside the guest")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the tables")
     parser.add_argument("--update-docs", action="store_true", help=f"put the tables into {PAGE.name}")

@@ -130,9 +130,9 @@ def compare(name: str, part: Part, before: Mapping[str, Mapping[str, Spread]]) -
 
 
 def text(compared: Sequence[Compared], *, everything: bool = False) -> str:
-    """Return a table: what is not the same, all of it with `everything`; and how many there are of each kind."""
+    """Return a table of what has changed, with `everything` of all; and how many there are of each kind."""
     counts = {verdict: sum(one.verdict is verdict for one in compared) for verdict in Verdict}
-    told = [one for one in compared if everything or one.verdict is not Verdict.SAME]
+    told = [one for one in compared if everything or one.verdict not in (Verdict.SAME, Verdict.NEW)]
     order = list(Verdict)[::-1]
     told.sort(key=lambda one: (one.verdict is not Verdict.WORSE, order.index(one.verdict)))
     rows = [("figure", "committed", "now", "verdict")]

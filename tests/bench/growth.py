@@ -79,7 +79,7 @@ def measure(
     grids, worst = [], 0.0
     for title, points in groups:
         found = [_point(point, rounds) for point in points]
-        grids.append(Grid(title, "size", COLUMNS, list(_rows(points, found))))
+        grids.append(Grid(title, "size", COLUMNS, list(_rows(title, points, found))))
         worst = max(worst, *(abs(one.commands - one.predicted) for one in found))
     counted, differ = _all_rules(rules)
     aims = [Aim("commands beyond the formula, of any size and rule", max(worst, differ), 0, True, "commands")]
@@ -105,14 +105,14 @@ def _straight(grids: Iterable[Grid]) -> list[Aim]:
     return found
 
 
-def _rows(points: Sequence[Point], found: Sequence[Measured]) -> Iterable[Row]:
+def _rows(title: str, points: Sequence[Point], found: Sequence[Measured]) -> Iterable[Row]:
     first, smallest = found[0], points[0]
     base = [one / first.commands for one in first.processor]
     space = [one / (smallest.drives * smallest.namespaces) for one in first.memory]
     for point, one in zip(points, found, strict=True):
         size = point.drives * point.namespaces
         yield Row(
-            point.key,
+            f"{title.lower()}: {point.key}",
             point.key,
             {
                 COLUMNS[0]: count(one.commands),

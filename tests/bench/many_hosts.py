@@ -82,10 +82,12 @@ def measure(options: argparse.Namespace) -> Sheet:
 
 def sheet(took: Sequence[Took], where: Mapping[str, str], checked: str) -> Sheet:
     """Return the tables: all drives, the part, and so many drives of the smaller Rabbit."""
-    spots = list(dict.fromkeys(one.spot for one in took))
+    partly = {one.spot for one in took if one.way == LOOP}
+    spots = sorted(
+        {one.spot for one in took}, key=lambda spot: (spot.drives != 18, spot not in partly, spot.namespaces, spot)
+    )
     grids = [
-        Grid(f"{spot.text()}", "way", COLUMNS, [_row(one, took) for one in took if one.spot == spot])
-        for spot in sorted(spots, key=lambda spot: (spot.drives != 18, spot.namespaces, spot.hosts, spot.drives))
+        Grid(spot.text(), "way", COLUMNS, [_row(one, took) for one in took if one.spot == spot]) for spot in spots
     ]
     return Sheet(where, grids, _aims(took), checked)
 

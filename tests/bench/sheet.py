@@ -152,6 +152,8 @@ def seconds(value: float) -> str:
 
 def times(value: float) -> str:
     """Return a ratio."""
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g} x"
     return f"{value:.2f} x" if value < 10 else f"{value:,.0f} x"
 
 

@@ -92,6 +92,8 @@ def test_the_table_begins_with_what_became_worse() -> None:
     assert lines[1].endswith("WORSE")
     assert {line.rsplit("  ", 1)[1].strip() for line in lines[2:-1]} == {"better", "not measured"}
     assert lines[-1] == "compared with committed.json: 1 better, 1 WORSE, 1 not measured"
+    new = committed.compare("growth", a_sheet(1.5), {})
+    assert committed.text(new) == "compared with committed.json: 2 new"
     same = committed.compare("growth", a_sheet(1.5), {"growth": committed.figures(a_sheet(1.5))})
     assert committed.text(same) == "compared with committed.json: 2 same"
     assert committed.text(same, everything=True).count("same") == 3
@@ -128,9 +130,9 @@ def test_numbers_are_shown_with_their_unit(value: float, unit: Unit, text: str) 
 def test_growth_counts_commands_and_compares_with_the_first() -> None:
     found = growth.measure(1, [("Drives", (Point(1, 4, 1), Point(3, 4, 2)))], rules=["none"])
     cells = found.cells()
-    assert cells["1 drives x 4 namespaces, 1 hosts, commands"].median == 20
-    assert cells["3 drives x 4 namespaces, 2 hosts, commands"].median == 60
-    assert cells["3 drives x 4 namespaces, 2 hosts, beyond the formula"].median == 0
+    assert cells["drives: 1 drives x 4 namespaces, 1 hosts, commands"].median == 20
+    assert cells["drives: 3 drives x 4 namespaces, 2 hosts, commands"].median == 60
+    assert cells["drives: 3 drives x 4 namespaces, 2 hosts, beyond the formula"].median == 0
     assert found.found[0].reached
 
 
