@@ -16,10 +16,10 @@ from tests.bench.sheet import Cell, Grid, Row, Sheet, Unit, count, duration, rat
 from tests.lab.shape import SHAPES
 
 LIMIT = 420
-IN_FLIGHT = (1, 2, 4, 8, 16, 24)
-"""Detaches at once through the ioctl; 24 is the queue's own bound for a controller."""
-STEPS = (32, 128)
-"""Namespaces of the drives on which that is tried."""
+FLIGHTS = {32: (1, 2, 4, 8, 16, 24, 32), 128: (24, 64, 128)}
+"""Detaches at once through the ioctl, by namespaces of the drive. One queue has 24 under way on a controller at most;
+beyond that there are several queues."""
+PER_QUEUE = 24
 COLUMNS = (
     "commands",
     "bare minimum",

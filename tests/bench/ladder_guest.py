@@ -17,7 +17,7 @@ from pathlib import Path
 from nvmefence.nvme import commands
 from nvmefence.nvme.queue import open_queue
 from tests.bench import local, tracing
-from tests.bench.ladder import IN_FLIGHT, STEPS, Flight, Rung
+from tests.bench.ladder import FLIGHTS, PER_QUEUE, Flight, Rung
 from tests.bench.rabbit import Rabbit
 from tests.bench.turns import WrongResult, take_turns
 from tests.bench.ways import Product, write_hostmap
@@ -46,7 +46,7 @@ class Step:
             self._ring.seconds()
         self.back()
         with tracing.driver() as by_ioctl:
-            self._ioctl.seconds()
+            first = self._ioctl.seconds()
         threads = _threads()
         self.back()
         ways: dict[str, Callable[[], float]] = {
@@ -54,14 +54,14 @@ class Step:
             "io_uring": self._ring.seconds,
             "ioctl": self._ioctl.seconds,
         }
-        took = take_turns(ways, {"bare": rounds, "io_uring": rounds, "ioctl": slow}, lambda *_: self.back())
-        print(self.namespaces, {way: min(seconds) for way, seconds in took.items()}, by_ioctl, flush=True)
+        took = take_turns(ways, {"bare": rounds, "io_uring": rounds, "ioctl": slow - 1}, lambda *_: self.back())
+        print(self.namespaces, f"{first:.3f}", by_ioctl, flush=True)
         return Rung(
             self.namespaces,
             sent,
             took["bare"],
             took["io_uring"],
-            took["ioctl"],
+            [first, *took["ioctl"]],
             by_ioctl.rescans,
             by_ioctl.identifies,
             threads,
@@ -71,34 +71,35 @@ class Step:
     def flights(self, slow: int) -> list[Flight]:
         """Detach everything through the ioctl, more and more at a time."""
         found = []
-        for at_once in IN_FLIGHT:
-            seconds = []
-            for _ in range(slow):
+        for at_once in FLIGHTS[self.namespaces]:
+            with tracing.driver() as seen:
+                seconds = [asyncio.run(self._detach(at_once))]
+            self.back()
+            for _ in range(slow - 1):
                 seconds.append(asyncio.run(self._detach(at_once)))
                 self.back()
-            with tracing.driver() as seen:
-                asyncio.run(self._detach(at_once))
-            self.back()
             found.append(Flight(self.namespaces, at_once, seconds, seen.rescans, seen.identifies))
             print(found[-1], flush=True)
         return found
 
     async def _detach(self, at_once: int) -> float:
         (target,) = self.rabbit.targets
-        queue = open_queue("ioctl")
-        device = queue.open(str(target.path))
+        queues = [open_queue("ioctl") for _ in range(-(-at_once // PER_QUEUE))]
+        devices = [(queue, queue.open(str(target.path))) for queue in queues]
         todo = iter(target.namespaces)
 
-        async def work() -> None:
+        async def work(number: int) -> None:
+            queue, device = devices[number // PER_QUEUE]
             for nsid in todo:
                 (answer,) = await queue.run(device, [commands.detach(nsid, target.controllers)])
                 if answer.status:
                     raise WrongResult(f"namespace {nsid}: status {answer.status:x}h")
 
         started = time.monotonic()
-        await asyncio.gather(*(work() for _ in range(at_once)))
+        await asyncio.gather(*(work(number) for number in range(at_once)))
         took = time.monotonic() - started
-        queue.close()
+        for queue in queues:
+            queue.close()
         return took
 
     def back(self) -> None:
@@ -121,7 +122,7 @@ def main() -> int:
     options = parser.parse_args()
     steps = sorted(bringup.each(Step, observer.drives()), key=lambda step: step.namespaces)
     rungs = [step.measure(options.rounds, options.slow_rounds) for step in steps]
-    flights = [one for step in steps if step.namespaces in STEPS for one in step.flights(options.slow_rounds)]
+    flights = [one for step in steps if step.namespaces in FLIGHTS for one in step.flights(options.slow_rounds)]
     said = {
         "where": {"kernel": platform.release(), "Python": platform.python_version()},
         "rungs": rungs,
