@@ -17,8 +17,8 @@ from tests.lab.shape import SHAPES
 
 LIMIT = 420
 FLIGHTS = {32: (1, 2, 4, 8, 16, 24, 32), 128: (24, 64, 128)}
-"""Detaches at once through the ioctl, by namespaces of the drive. One queue has 24 under way on a controller at most;
-beyond that there are several queues."""
+"""Detaches at once through the ioctl, by namespaces of the drive. One queue has 24 under way on a controller at
+most; beyond that there are several queues."""
 PER_QUEUE = 24
 COLUMNS = (
     "commands",
