@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import queue
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -38,14 +39,19 @@ class Worker(Protocol):
 
 
 class Thread:
-    """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit."""
+    """A Worker in a daemon thread: one that hangs in the kernel costs a thread, and holds up nobody's exit.
+
+    The thread ends when nobody has this object any more, and its work is done.
+    """
 
     def __init__(self, name: str) -> None:
         """`name` is for whoever looks into a process."""
         self.name = name
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._stuck: asyncio.Future[Any] | None = None
-        threads.start(self._serve)
+        work = self._work  # not `self`: the thread must not hold it
+        threads.start(lambda: _serve(work))
+        weakref.finalize(self, work.put, None).atexit = False
 
     async def do(self, work: Callable[[], T], within: float) -> T:
         """See Worker. While an earlier piece has not finished in its time, raises Stuck at once."""
@@ -88,9 +94,15 @@ class Thread:
         self._work.put(run)
         return True
 
-    def _serve(self) -> None:
-        while True:
-            self._work.get()()
+
+def _serve(work: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    """Do what comes until None does. Holds nothing of it afterwards."""
+    while True:
+        run = work.get()
+        if run is None:
+            return
+        run()
+        del run
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], result: Any, error: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -44,8 +45,11 @@ def rest(pid: int, seconds: float) -> Rest:
 
 def _switches(pid: int) -> dict[str, int]:
     """Return the voluntary context switches so far, by thread."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {task.name: _table(task / "status")["voluntary_ctxt_switches"] for task in tasks}
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found[task.name] = _table(task / "status")["voluntary_ctxt_switches"]
+    return found
 
 
 def _table(path: Path) -> dict[str, int]:

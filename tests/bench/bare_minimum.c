@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The least that cutting one host off takes: a yardstick, not a fence. One process, all drives side by side, and
+ * The least that cutting hosts off takes: a yardstick, not a fence. One process, all drives side by side, and
  * only the commands that cannot be left out: per drive CNS 10h, then for each namespace CNS 12h, detach, CNS 12h
  * again. Each namespace goes its own way as soon as the answer before is there. Nothing is checked that a fence
- * must check, nothing is tried twice, nothing is recorded.
+ * must check, nothing is tried twice, nothing is recorded. Several controllers of a drive are named by one command.
  *
- *     bare_minimum detach|attach DEVICE:CNTLID...
+ *     bare_minimum [one-by-one] detach|attach DEVICE:CNTLID[,CNTLID...]...
+ *
+ * With `one-by-one` the same commands go through the ioctl, each when the one before is done.
  *
  * prints {"seconds": from the first submission to the last completion, "commands": sent, "namespaces": cut}.
  * `attach` brings back what `detach` took. Exit code 0: every command did what it should.
@@ -31,6 +33,7 @@ enum {
 	IN_FLIGHT = 24,		/* per controller: its admin queue has about 30 tags */
 	MAX_DRIVES = 64,
 	MAX_NAMESPACES = 256,	/* of a drive */
+	MAX_CONTROLLERS = 64,	/* of a drive, to be cut off */
 	RING_ENTRIES = 2048,	/* more than MAX_DRIVES * IN_FLIGHT */
 	IDENTIFY = 0x06,
 	NAMESPACE_ATTACHMENT = 0x15,
@@ -48,7 +51,7 @@ struct work;
 
 struct drive {
 	const char *path;
-	uint32_t cntlid;
+	uint16_t controllers[1 + MAX_CONTROLLERS];	/* their number first, then ascending: a Controller List */
 	int fd;
 	uint32_t in_flight;
 	uint32_t waiting_first, waiting_end;	/* in `waiting` */
@@ -56,7 +59,7 @@ struct drive {
 	struct work *namespaces;
 	struct work **waiting;
 	uint8_t *list;		/* CNS 10h */
-	uint8_t *target;	/* the Controller List with the host's controller */
+	uint8_t *target;	/* `controllers` as a page */
 };
 
 /* A namespace on its way; `nsid` 0 is the drive's CNS 10h. */
@@ -134,11 +137,9 @@ static void ring_open(void)
 		((uint32_t *)(void *)(sq + params.sq_off.array))[n] = n;
 }
 
-/* Put one command into the ring; ring_enter hands it over. */
-static void ring_prepare(struct work *work)
+/* The command of the step that the work is at. */
+static struct nvme_uring_cmd command_of(const struct work *work)
 {
-	uint32_t tail = *ring.sq_tail;
-	struct io_uring_sqe *sqe = &ring.sqes[2 * (tail & ring.sq_mask)];
 	struct nvme_uring_cmd command = {
 		.opcode = IDENTIFY,
 		.nsid = work->nsid,
@@ -152,6 +153,17 @@ static void ring_prepare(struct work *work)
 		command.cdw10 = attaching ? ATTACH : DETACH;
 		command.addr = (uint64_t)(uintptr_t)work->drive->target;
 	}
+	commands++;
+	return command;
+}
+
+/* Put one command into the ring; ring_enter hands it over. */
+static void ring_prepare(struct work *work)
+{
+	uint32_t tail = *ring.sq_tail;
+	struct io_uring_sqe *sqe = &ring.sqes[2 * (tail & ring.sq_mask)];
+	struct nvme_uring_cmd command = command_of(work);
+
 	memset(sqe, 0, 2 * sizeof(*sqe));
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = work->drive->fd;
@@ -160,7 +172,6 @@ static void ring_prepare(struct work *work)
 	memcpy(sqe->cmd, &command, sizeof(command));
 	__atomic_store_n(ring.sq_tail, tail + 1, __ATOMIC_RELEASE);
 	ring.prepared++;
-	commands++;
 }
 
 static void send_or_wait(struct work *work)
@@ -204,17 +215,25 @@ static void namespaces_found(struct drive *drive)
 	}
 }
 
+/* Whether the controllers are attached: all of them, or none; anything else is not what the laboratory left. */
 static bool is_attached(const struct work *work)
 {
+	const uint16_t *wanted = work->drive->controllers;
 	uint16_t list[PAGE / 2];
+	uint32_t found = 0;
 
 	memcpy(list, work->page, PAGE);
 	if (list[0] >= PAGE / 2)
 		die("Controller List", EPROTO);
-	for (uint32_t n = 1; n <= list[0]; n++)
-		if (list[n] == work->drive->cntlid)
-			return true;
-	return false;
+	for (uint32_t n = 1, next = 1; n <= list[0] && next <= wanted[0]; n++) {
+		while (next <= wanted[0] && wanted[next] < list[n])
+			next++;
+		if (next <= wanted[0] && wanted[next] == list[n])
+			found++;
+	}
+	if (found != 0 && found != wanted[0])
+		die("attached in part", EBUSY);
+	return found != 0;
 }
 
 /* Take a completed step in and begin the next. */
@@ -268,15 +287,40 @@ static void ring_reap(void)
 	}
 }
 
+/* One drive's commands, through the ioctl, each when the one before is done. */
+static void one_by_one(struct drive *drive)
+{
+	while (drive->waiting_first != drive->waiting_end) {
+		struct work *work = drive->waiting[drive->waiting_first++ % MAX_NAMESPACES];
+		struct nvme_uring_cmd wanted = command_of(work);
+		struct nvme_admin_cmd command = {
+			.opcode = wanted.opcode,
+			.nsid = wanted.nsid,
+			.addr = wanted.addr,
+			.data_len = wanted.data_len,
+			.cdw10 = wanted.cdw10,
+		};
+		int status = ioctl(drive->fd, NVME_IOCTL_ADMIN_CMD, &command);
+
+		outstanding--;
+		advance(work, status < 0 ? -errno : status);
+	}
+}
+
+/* "DEVICE:CNTLID,CNTLID", the ids ascending. */
 static void drive_open(struct drive *drive, char *argument)
 {
 	char *colon = strrchr(argument, ':');
 
 	if (colon == NULL)
 		die(argument, EINVAL);
+	for (char *next = colon; *next != '\0';) {
+		if (drive->controllers[0] == MAX_CONTROLLERS || next[1] < '0' || next[1] > '9')
+			die(argument, EINVAL);
+		drive->controllers[++drive->controllers[0]] = (uint16_t)strtoul(next + 1, &next, 10);
+	}
 	*colon = '\0';
 	drive->path = argument;
-	drive->cntlid = (uint32_t)strtoul(colon + 1, NULL, 10);
 	drive->fd = open(argument, O_RDONLY | O_CLOEXEC);
 	if (drive->fd < 0)
 		die(argument, errno);
@@ -284,7 +328,7 @@ static void drive_open(struct drive *drive, char *argument)
 	drive->waiting = allocate(MAX_NAMESPACES, sizeof(struct work *));
 	drive->list = page_new();
 	drive->target = memset(page_new(), 0, PAGE);
-	memcpy(drive->target, (const uint16_t[2]) { 1, (uint16_t)drive->cntlid }, 2 * sizeof(uint16_t));
+	memcpy(drive->target, drive->controllers, sizeof(drive->controllers));
 	for (uint32_t n = 0; n < MAX_NAMESPACES; n++)
 		drive->namespaces[n].page = page_new();
 }
@@ -301,21 +345,28 @@ int main(int count, char **arguments)
 {
 	static struct drive drives[MAX_DRIVES];
 	static struct work lists[MAX_DRIVES];
-	int drive_count = count - 2;
+	bool in_turn = count > 1 && strcmp(arguments[1], "one-by-one") == 0;
+	int first = in_turn ? 3 : 2;
+	int drive_count = count - first;
 	double start;
 
 	if (drive_count < 1 || drive_count > MAX_DRIVES) {
-		fputs("usage: bare_minimum detach|attach DEVICE:CNTLID...\n", stderr);
+		fputs("usage: bare_minimum [one-by-one] detach|attach DEVICE:CNTLID[,CNTLID...]...\n", stderr);
 		return 2;
 	}
-	attaching = strcmp(arguments[1], "attach") == 0;
-	ring_open();
+	attaching = strcmp(arguments[first - 1], "attach") == 0;
+	if (!in_turn)
+		ring_open();
 	for (int n = 0; n < drive_count; n++)
-		drive_open(&drives[n], arguments[n + 2]);
+		drive_open(&drives[n], arguments[n + first]);
 	start = now();
 	for (int n = 0; n < drive_count; n++) {
 		lists[n] = (struct work) { .drive = &drives[n], .page = drives[n].list };
+		if (in_turn)
+			drives[n].in_flight = IN_FLIGHT;	/* so that everything waits, for one_by_one */
 		send_or_wait(&lists[n]);
+		if (in_turn)
+			one_by_one(&drives[n]);
 	}
 	while (outstanding) {
 		ring_enter();

@@ -39,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     rabbit = Rabbit(local.GUEST / "bin" / "bare_minimum")
     hostmap = local.GUEST / "hosts.toml"
-    write_hostmap(hostmap, len(rabbit.targets))
+    write_hostmap(hostmap, rabbit)
     ways = all_ways(rabbit, hostmap)
     product = Product("io_uring", hostmap)
     run = _measure(rabbit, ways, _rounds(options), product)
@@ -89,7 +89,7 @@ def _where(rabbit: Rabbit) -> dict[str, str]:
         "Python": platform.python_version(),
         "nvme-cli": version.split()[2],
         "drives": str(len(rabbit.targets)),
-        "namespaces": str(sum(len(target.namespaces) for target in rabbit.targets)),
+        "namespaces": str(rabbit.namespaces),
     }
 
 

@@ -10,12 +10,10 @@ import dataclasses
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from nvmefence.timeline import parts
-from tests.bench import fences, local
-from tests.lab import boot, host
-from tests.lab.__main__ import Progress
+from tests.bench import guests
+from tests.lab import host
 from tests.lab.host import LabError
 from tests.lab.shape import SHAPES, ShapeError
 
@@ -49,22 +47,8 @@ def main(options: argparse.Namespace) -> int:
 def _measure(options: argparse.Namespace) -> None:
     """Boot, fence, and keep what the median one told. Raises LabError and ShapeError."""
     shape = dataclasses.replace(SHAPES["rabbit"], drives=options.drives, namespaces=options.namespaces)
-    folder = boot.new_folder()
-    fences.compile_yardstick(folder)
-    archive = local.pack(folder)
-    command = [str(local.PYTHON), "-m", "tests.bench.one_fence_inside", f"--folder={folder}", f"--rounds={ROUNDS}"]
-    progress = Progress()
-    plan = boot.Plan(shape, local.unpack_and(archive, command), LIMIT, local.ENVIRONMENT)
-    try:
-        result = boot.run(plan, progress, folder)
-    finally:
-        progress.clear()
-        archive.unlink()
-    if result.exit_code is None:
-        raise LabError(result.trouble())
-    if result.exit_code:
-        raise LabError(f"it failed inside the guest ({folder})\n{result.stdout}{result.stderr}")
+    result = guests.run(shape, "tests.bench.one_fence_inside", [f"--rounds={ROUNDS}"], LIMIT)
     KEPT.mkdir(exist_ok=True)
     for name in ("response.json", parts.LOG):
-        shutil.copyfile(Path(folder) / name, KEPT / name)
+        shutil.copyfile(result.folder / name, KEPT / name)
     print(result.stdout, end="")

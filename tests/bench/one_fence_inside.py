@@ -58,7 +58,7 @@ def main() -> int:
     rabbit = Rabbit(local.GUEST / "bin" / "bare_minimum")
     for name in ("requests", "responses", "log"):
         (PLACE / name).mkdir(parents=True)
-    write_hostmap(PLACE / "hosts.toml", len(rabbit.targets))
+    write_hostmap(PLACE / "hosts.toml", rabbit)
     agent = _agent()
     found = []
     with _watcher():

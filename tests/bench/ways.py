@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from nvmefence.fencing import quiesce
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import Options, fence
 from nvmefence.inventory import hostfile
-from nvmefence.nvme.transport import Command, Completion, Transport
+from nvmefence.nvme.transport import Transport
 from nvmefence.settings import Settings
 from nvmefence.site import open_site
 from tests.bench import figures, local
+from tests.bench.counting import Counting
 from tests.bench.rabbit import HOST, Rabbit
 from tests.bench.turns import WrongResult, timed
 
@@ -35,45 +37,31 @@ class Way:
     """Return how many commands that takes, by doing it once where only that tells."""
 
 
-class _Counting:
-    """A transport that counts what goes through another one."""
-
-    def __init__(self, inner: Transport) -> None:
-        self._inner = inner
-        self.backend = inner.backend
-        self.open = inner.open
-        self.release = inner.release
-        self.close = inner.close
-        self.commands = 0
-
-    async def run(self, device: int, commands: Sequence[Command], until: float | None = None) -> list[Completion]:
-        self.commands += len(commands)
-        return await self._inner.run(device, commands, until)
-
-
-def write_hostmap(path: Path, drives: int) -> None:
-    """Write a map of all computes of a Rabbit."""
+def write_hostmap(path: Path, rabbit: Rabbit) -> None:
+    """Write a map of all computes of a Rabbit, and of its drives or those that are to be fenced on."""
+    serials = json.dumps([target.serial for target in rabbit.targets])
     hosts = "".join(f"[hosts.compute-{slot}]\nslot = {slot}\n" for slot in range(SLOTS))
-    path.write_text(f"version = 1\n[drives]\ncount = {drives}\n{hosts}")
+    path.write_text(f"version = 1\n[drives]\nserials = {serials}\n{hosts}")
 
 
 class Product:
     """nvmefence in this process, as the daemon has it: loaded, its queue open, the drives found anew each time."""
 
-    def __init__(self, backend: str, hostmap: Path) -> None:
+    def __init__(self, backend: str, hostmap: Path, hosts: Sequence[str] = (HOST,)) -> None:
         self._site = open_site(Settings(backend=backend, quiesce=quiesce.parse("none"), hosts=str(hostmap)))
         self._hostmap = hostfile.load(hostmap)
+        self._hosts = [self._hostmap.find(host) for host in hosts]
         if self._site.transport.backend != backend:
             raise WrongResult(f"asked for {backend}, got {self._site.transport.backend}")
 
     def fence(self, transport: Transport | None = None) -> FenceReport:
-        """Fence the target once. Raises WrongResult."""
-        hosts = [self._hostmap.find(HOST)]
+        """Fence the hosts once. Raises WrongResult."""
         options = Options(DEADLINE, quiesce.parse("none"))
         used = transport or self._site.transport
-        report = asyncio.run(fence(used, self._hostmap, self._site.discover(), hosts, options))
-        if not report.confirmed(HOST):
-            raise WrongResult(report.message(HOST))
+        report = asyncio.run(fence(used, self._hostmap, self._site.discover(), self._hosts, options))
+        for host in self._hosts:
+            if not report.confirmed(host.name):
+                raise WrongResult(report.message(host.name))
         return report
 
     def discover(self) -> float:
@@ -88,7 +76,7 @@ class Product:
 
     def count(self) -> int:
         """Fence once; return how many commands were sent."""
-        counting = _Counting(self._site.transport)
+        counting = Counting(self._site.transport)
         self.fence(counting)
         return counting.commands
 
@@ -105,7 +93,8 @@ def nvme_script(rabbit: Rabbit, *, parallel: bool) -> str:
     loops = []
     for target in rabbit.targets:
         lines = [
-            f"nvme detach-ns {target.path} -n {nsid} -c {target.cntlid} || exit 1" for nsid in target.namespaces
+            f"nvme detach-ns {target.path} -n {nsid} -c {','.join(map(str, target.controllers))} || exit 1"
+            for nsid in target.namespaces
         ]
         loops.append("(" + "\n".join(lines) + ")")
     if not parallel:
@@ -135,7 +124,7 @@ def all_ways(rabbit: Rabbit, hostmap: Path) -> list[Way]:
         )
     loop = ["/bin/sh", "-c", nvme_script(rabbit, parallel=False)]
     loops = ["/bin/sh", "-c", nvme_script(rabbit, parallel=True)]
-    commands = sum(len(target.namespaces) for target in rabbit.targets)
+    commands = rabbit.namespaces
     drives = len(rabbit.targets)
     ways.append(_process(figures.LOOPS, f"nvme detach-ns, {drives} loops side by side", loops, lambda: commands))
     ways.append(_process(figures.LOOP, "nvme detach-ns in a loop", loop, lambda: commands))

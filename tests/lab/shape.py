@@ -51,6 +51,8 @@ class Shape:
     """Controllers of each drive (`Kind.PORTS`)."""
     namespaces: int = 3
     """Shared namespaces of each drive; their ids are 1 to this."""
+    ladder: tuple[int, ...] = ()
+    """Shared namespaces of drive 0, 1, …, where they differ; `namespaces` is the largest."""
     first_nsid: int = 1
     """The lowest namespace id."""
     private: bool = False
@@ -81,6 +83,7 @@ class Shape:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ShapeError(f"{name} is {value}, it must be {low} to {high}")
+        self._check_ladder()
         if self.last_nsid > MAX_NSID:
             raise ShapeError(f"namespace ids go up to {self.last_nsid}, QEMU knows {MAX_NSID}")
         for drive in self.throttled:
@@ -100,10 +103,22 @@ class Shape:
         if self.root_ports > PORTS_PER_SLOT * SLOTS:
             raise ShapeError(f"{self.root_ports} PCI functions, the lab has {PORTS_PER_SLOT * SLOTS}")
 
+    def _check_ladder(self) -> None:
+        if self.ladder and (len(self.ladder) != self.drives or max(self.ladder) != self.namespaces):
+            raise ShapeError(
+                f"ladder has {len(self.ladder)} steps up to {max(self.ladder)}, "
+                f"it must have {self.drives} up to {self.namespaces}"
+            )
+
     @property
     def last_nsid(self) -> int:
         """The highest namespace id of each drive."""
         return self.first_nsid + self.namespaces - 1 + self.private
+
+    def nsids(self, drive: int) -> range:
+        """Return the namespace ids of a drive."""
+        shared = self.ladder[drive] if self.ladder else self.namespaces
+        return range(self.first_nsid, self.first_nsid + shared + self.private)
 
     @property
     def live(self) -> int:
@@ -127,7 +142,8 @@ class Shape:
     def describe(self) -> str:
         """Return the shape in a few words."""
         per = f"{self.secondaries} VFs" if self.kind is Kind.SRIOV else f"{self.controllers} controllers"
-        return f"{self.drives} drives x {per} x {self.namespaces} namespaces"
+        namespaces = ", ".join(map(str, self.ladder)) or str(self.namespaces)
+        return f"{self.drives} drives x {per} x {namespaces} namespaces"
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields, for `from_json`."""
@@ -160,7 +176,7 @@ def images(shape: Shape, folder: Path) -> dict[tuple[int, int], Path]:
     return {
         (drive, nsid): folder / f"drive{drive:02d}-ns{nsid:03d}.img"
         for drive in range(shape.drives)
-        for nsid in range(shape.first_nsid, shape.last_nsid + 1)
+        for nsid in shape.nsids(drive)
     }
 
 
@@ -174,7 +190,7 @@ def qemu_arguments(shape: Shape, folder: Path) -> list[str]:
         for name, options in _controllers(shape, drive):
             arguments += _root_port(next(port), f"rp-{name}")
             arguments += ["-device", f"nvme,id={name},bus=rp-{name},subsys=s{drive},{options}"]
-        for nsid in range(shape.first_nsid, shape.last_nsid + 1):
+        for nsid in shape.nsids(drive):
             arguments += _namespace(shape, drive, nsid, files.get((drive, nsid)))
     return arguments
 
@@ -213,7 +229,7 @@ def _namespace(shape: Shape, drive: int, nsid: int, file: Path | None) -> list[s
         backing = f"file={str(file).replace(',', ',,')},format=raw,if=none,id={name}"
     if drive in shape.throttled:
         backing += f",throttling.bps-write={shape.throttle_bps}"
-    private = shape.private and nsid == shape.last_nsid
+    private = shape.private and nsid == shape.nsids(drive)[-1]
     options = "shared=off" if private else f"shared=on,detached={'on' if shape.detached else 'off'}"
     options += f",eui64={EUI64 + (drive << 16) + nsid}"
     return ["-drive", backing, "-device", f"nvme-ns,drive={name},bus=c{drive}-0,nsid={nsid},{options}"]
@@ -249,6 +265,9 @@ SHAPES: Mapping[str, Shape] = {
         memory_mib=1792,
     ),
     "own-vf": Shape(drives=2, secondaries=4, namespaces=2, bound=(1, 3)),
+    "ladder": Shape(
+        drives=8, secondaries=17, namespaces=128, ladder=tuple(1 << n for n in range(8)), memory_mib=2560
+    ),
     "sriov": Shape(),
     "chaos": Shape(drives=4, secondaries=9, namespaces=3, private=True),
     "cluster": Shape(drives=3, secondaries=4, namespaces=2, memory_mib=1536),

@@ -99,3 +99,14 @@ def test_a_shape_survives_the_way_into_the_guest(shape: Shape) -> None:
 def test_what_cannot_be_built_is_refused(change: dict[str, Any], text: str) -> None:
     with pytest.raises(ShapeError, match=text):
         dataclasses.replace(Shape(), **change)
+
+
+def test_a_ladder_has_as_many_namespaces_on_each_drive_as_it_says() -> None:
+    shape = Shape(drives=3, namespaces=4, ladder=(1, 4, 2), private=True, medium=Medium.FILE)
+    told = [option for n in devices(shape, "nvme-ns") for option in n.split(",") if option.startswith("bus=")]
+    assert [told.count(f"bus=c{drive}-0") for drive in range(3)] == [2, 5, 3]
+    assert sum(n.count("shared=off") for n in devices(shape, "nvme-ns")) == 3
+    assert len(images(shape, FOLDER)) == len(drives(shape)) == 10
+    for wrong in ((1, 4), (1, 2, 3)):
+        with pytest.raises(ShapeError, match="ladder"):
+            Shape(drives=3, namespaces=4, ladder=wrong)
