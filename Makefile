@@ -8,10 +8,14 @@ BIN := $(VENV)/bin
 PREFIX ?= /opt/nvmefence
 SBIN ?= /usr/sbin
 ETC ?= /etc
+SHARE ?= /usr/local/share
 AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
 
-.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean
+SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
+
+.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean \
+  source wheel deb rpm packages test-packages matrix
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -19,7 +23,10 @@ help:
 	@echo "make check    lint, formatting, types, C warnings"
 	@echo "make bench    measure agent and watcher, and fences against nvme-cli and the bare minimum, in the lab (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
-	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
+	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC), manual pages in $(SHARE) (root)"
+	@echo "make packages a wheel, a Debian package and an RPM, in dist/; or one of: make wheel, make deb, make rpm"
+	@echo "make test-packages  build them, and install each in a clean environment (root, minutes)"
+	@echo "make matrix   unit tests on every Python and with every compiler that can be had, and on aarch64 (root, minutes)"
 
 # The virtual environment, and the C core built into it.
 $(VENV)/.ready: pyproject.toml setup.py $(wildcard csrc/*)
@@ -81,6 +88,19 @@ install:
 	  > $(ETC)/systemd/system/nvmefence-watcher.service
 	@install -m 644 packaging/tmpfiles.d/nvmefence.conf $(ETC)/tmpfiles.d/nvmefence.conf
 	@install -m 644 packaging/logrotate.d/nvmefence $(ETC)/logrotate.d/nvmefence
+	@echo "== manual pages, completion and examples into $(SHARE)"
+	@rm -rf build/made build/shtab
+	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
+	  $(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
+	  PYTHONPATH=build/shtab $(PREFIX)/bin/python -B packaging/manual build/made --doc $(SHARE)/doc/nvmefence; fi
+	@install -D -m 644 -t $(SHARE)/man/man5 build/made/man/man5/*
+	@install -D -m 644 -t $(SHARE)/man/man8 build/made/man/man8/*
+	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/completions/*
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence README.md SECURITY.md CHANGELOG.md
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence/docs docs/*.md
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence/examples packaging/examples/*
+	@install -m 644 packaging/systemd/nvmefence-watcher.service.d/after-fence.conf.example \
+	  $(SHARE)/doc/nvmefence/examples/after-fence.conf
 	@$(SBIN)/nvmefence version
 	@echo "next, once for each enclosure:"
 	@echo "  nvmefence hosts discover > $(ETC)/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
@@ -91,7 +111,40 @@ uninstall:
 	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
 	@rm -f $(foreach name,$(PROGRAMS),$(SBIN)/$(name))
 	@rm -f $(ETC)/systemd/system/nvmefence-watcher.service $(ETC)/tmpfiles.d/nvmefence.conf $(ETC)/logrotate.d/nvmefence
-	@rm -rf $(PREFIX)
+	@rm -f $(foreach name,$(PROGRAMS),$(SHARE)/bash-completion/completions/$(name))
+	@rm -f $(SHARE)/man/man5/nvmefence*.5 $(SHARE)/man/man8/nvmefence*.8
+	@rm -f $(foreach name,$(AGENTS),$(SHARE)/man/man8/$(name).8)
+	@rm -rf $(PREFIX) $(SHARE)/doc/nvmefence
+
+# What packages are built from, clean of what earlier builds left.
+source: build
+	@mkdir -p build/source dist
+	@packaging/make-source build/source >/dev/null
+	@cp $(SOURCE).tar.gz dist/
+
+wheel: source
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist $(SOURCE)
+	@ls dist/*.whl
+
+deb: source
+	@packaging/ensure-packages packages
+	@packaging/build-deb $(SOURCE) dist
+	@ls dist/*.deb
+
+rpm: source
+	@packaging/ensure-packages packages
+	@packaging/build-rpm $(SOURCE) dist
+	@ls dist/*.rpm
+
+packages: wheel deb rpm
+
+test-packages: packages
+	@packaging/ensure-packages clean-root
+	@NVMEFENCE_PACKAGES=1 $(BIN)/python -m pytest tests/packages
+
+matrix: build
+	@packaging/ensure-packages matrix
+	@$(BIN)/python packaging/matrix
 
 clean:
 	@rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
