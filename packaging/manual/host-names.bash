@@ -30,7 +30,7 @@ _nvmefence_host_names() {
     elif [[ $line =~ ^[[:space:]]*\[ ]]; then
       inside=""
     fi
-  done <"$map" | sort -u
+  done <"$map"
 }
 
 # Calls $1 with --option=value as two words, for bash makes three of them.
