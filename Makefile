@@ -14,7 +14,7 @@ PROGRAMS := nvmefence $(AGENTS)
 
 SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
 
-.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages clean distclean \
+.PHONY: help demo test check bench lab install uninstall build lab-packages cluster-packages manual-packages clean distclean \
   source wheel deb rpm packages test-packages matrix
 
 help:
@@ -51,7 +51,10 @@ cluster-packages:
 demo: lab-packages cluster-packages
 	@$(BIN)/python -m tests.lab.demo
 
-test: check lab-packages cluster-packages
+manual-packages:
+	@packaging/ensure-packages manual || echo "== tests of manual pages or completion are left out and named"
+
+test: check lab-packages cluster-packages manual-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -f .coverage .coverage.*
 	@tests/run $(BIN)/python

@@ -32,6 +32,7 @@ aliases = ["hosts.not-one"]
 compute-3 = { slot = 2 }
 'compute-4'.slot = 3
 [other.compute-9]
+[hosts.compute-5.controllers]
 """
 ASK = """\
 source "$1"
@@ -61,7 +62,7 @@ def offered(made: Path, place: Path, *words: str, **environment: str) -> set[str
     return {line for line in done.stdout.splitlines() if line}
 
 
-ALL = {"compute-1", "c2.example.org", "compute-3", "compute-4"}
+ALL = {"compute-1", "c2.example.org", "compute-3", "compute-4", "compute-5"}
 
 
 def test_commands_are_offered(made: Path, place: Path) -> None:
