@@ -145,9 +145,9 @@ test-packages: packages
 	@packaging/ensure-packages clean-root
 	@NVMEFENCE_PACKAGES=1 $(BIN)/python -m pytest tests/packages
 
-matrix: build
+matrix: source
 	@packaging/ensure-packages matrix
-	@$(BIN)/python packaging/matrix
+	@$(BIN)/python packaging/matrix.py
 
 clean:
 	@rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,7 +21,7 @@ EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
     "make test": "runs this test",
     "make packages": "builds for half a minute; make test-packages does, and installs each package in a clean root",
-    "make rpm RPM_PYTHON=python3.12 RPM_BUNDLE=1": "needs a distribution with that Python; tests/packages builds one with RPM_BUNDLE=1",
+    "make rpm RPM_PYTHON=python3.12 RPM_BUNDLE=1": "needs that Python; tests/packages builds one",
     "make test-packages": "builds and installs for minutes",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
     f"{BENCH} ...": "the same with options; that they exist is looked at below",
