@@ -4,8 +4,8 @@
 
 An interpreter is looked for on the PATH, among pyenv's, and in NVMEFENCE_PYTHONS (paths, separated by colons); what
 is not found there comes from a release of Debian that has it, with debootstrap, if this is root. What cannot be had
-is named; with --require that is a failure. The C core is compiled with warnings as errors. Nothing of this machine's
-environment reaches the tests. Takes minutes for each interpreter; all stays in .cache/matrix and .cache/roots.
+is named; with --require that is a failure. The C core is compiled with warnings as errors. Nothing of a person's
+environment reaches the tests. It takes minutes for each interpreter; all stays in .cache/matrix and .cache/roots.
 """
 
 from __future__ import annotations
