@@ -67,6 +67,17 @@ def test_the_package_is_installed_used_upgraded_and_removed(machine: CleanRoot) 
     assert left == ""
 
 
+def test_pcs_knows_the_agents(machine: CleanRoot) -> None:
+    machine.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n")  # no daemon of a cluster is started
+    machine.must("chmod", "755", "/usr/sbin/policy-rc.d")
+    machine.apt_install("pcs", "pacemaker", "pacemaker-cli-utils", "/packages/first.deb")
+    described = machine.must("pcs", "stonith", "describe", "fence_gfs2_recorder")
+    assert "fence_timeout: Seconds to wait for the response (default: 60)" in described
+    assert "deadline: " in machine.must("pcs", "stonith", "describe", "fence_nvmefence")
+    listed = machine.must("crm_resource", "--list-agents=stonith").split()
+    assert {"fence_gfs2_recorder", "fence_nvmefence"} <= set(listed)
+
+
 def test_lintian_has_nothing_to_say() -> None:
     command = ["lintian", "--allow-root", "--fail-on=error,warning", str(built("nvmefence_*.changes"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
