@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -43,9 +44,12 @@ def rest(pid: int, seconds: float) -> Rest:
 
 
 def _switches(pid: int) -> dict[str, int]:
-    """Return the voluntary context switches so far, by thread."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {task.name: _table(task / "status")["voluntary_ctxt_switches"] for task in tasks}
+    """Return the voluntary context switches so far, by thread; a thread that ends meanwhile has none."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[task.name] = _table(task / "status")["voluntary_ctxt_switches"]
+    return found
 
 
 def _table(path: Path) -> dict[str, int]:
