@@ -100,7 +100,9 @@ install:
 	@install -D -m 644 -t $(SHARE)/man/man8 build/made/man/man8/*
 	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/completions/*
 	@install -D -m 644 -t $(SHARE)/doc/nvmefence README.md SECURITY.md CHANGELOG.md
-	@install -D -m 644 -t $(SHARE)/doc/nvmefence/docs docs/*.md
+	@rm -rf $(SHARE)/doc/nvmefence/docs
+	@cp -r docs $(SHARE)/doc/nvmefence/docs
+	@chmod -R u=rwX,go=rX $(SHARE)/doc/nvmefence/docs
 	@install -D -m 644 -t $(SHARE)/doc/nvmefence/examples packaging/examples/*
 	@install -m 644 packaging/systemd/nvmefence-watcher.service.d/after-fence.conf.example \
 	  $(SHARE)/doc/nvmefence/examples/after-fence.conf
