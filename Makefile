@@ -8,11 +8,14 @@ BIN := $(VENV)/bin
 PREFIX ?= /opt/nvmefence
 SBIN ?= /usr/sbin
 ETC ?= /etc
+SHARE ?= /usr/local/share
 AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
 
+SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
+
 .PHONY: help demo test model check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages \
-  model-packages monitoring-packages clean distclean
+  model-packages monitoring-packages manual-packages clean distclean source wheel deb rpm packages test-packages matrix
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -23,7 +26,10 @@ help:
 	@echo "make chaos    try for CHAOS_BUDGET seconds (600) to make it lie, hang or lose something; CHAOS_SEED to repeat (root)"
 	@echo "make chaos-lab   the same with the drives of the lab: faults, fences and restores of many hosts (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
-	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC) (root)"
+	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC), manual pages in $(SHARE) (root)"
+	@echo "make packages a wheel, a Debian package and an RPM, in dist/; or one of: make wheel, make deb, make rpm"
+	@echo "make test-packages  build them, and install each in a clean environment (root, minutes)"
+	@echo "make matrix   unit tests on every Python and with every compiler that can be had, and on aarch64 (root, minutes)"
 
 # The virtual environment, and the C core built into it.
 $(VENV)/.ready: pyproject.toml setup.py $(wildcard csrc/*)
@@ -54,7 +60,10 @@ demo: lab-packages cluster-packages
 model-packages:
 	@packaging/ensure-packages model || echo "== spin cannot be had here; what needs it is left out and named"
 
-test: check lab-packages cluster-packages model-packages monitoring-packages
+manual-packages:
+	@packaging/ensure-packages manual || echo "== tests of manual pages or completion are left out and named"
+
+test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -f .coverage .coverage.*
 	@tests/run $(BIN)/python
@@ -101,6 +110,21 @@ install:
 	  > $(ETC)/systemd/system/nvmefence-watcher.service
 	@install -m 644 packaging/tmpfiles.d/nvmefence.conf $(ETC)/tmpfiles.d/nvmefence.conf
 	@install -m 644 packaging/logrotate.d/nvmefence $(ETC)/logrotate.d/nvmefence
+	@echo "== manual pages, completion and examples into $(SHARE)"
+	@rm -rf build/made build/shtab
+	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
+	  $(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
+	  PYTHONPATH=build/shtab $(PREFIX)/bin/python -B packaging/manual build/made --doc $(SHARE)/doc/nvmefence; fi
+	@install -D -m 644 -t $(SHARE)/man/man5 build/made/man/man5/*
+	@install -D -m 644 -t $(SHARE)/man/man8 build/made/man/man8/*
+	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/completions/*
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence README.md SECURITY.md CHANGELOG.md
+	@rm -rf $(SHARE)/doc/nvmefence/docs
+	@cp -r docs $(SHARE)/doc/nvmefence/docs
+	@chmod -R u=rwX,go=rX $(SHARE)/doc/nvmefence/docs
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence/examples packaging/examples/*
+	@install -m 644 packaging/systemd/nvmefence-watcher.service.d/after-fence.conf.example \
+	  $(SHARE)/doc/nvmefence/examples/after-fence.conf
 	@$(SBIN)/nvmefence version
 	@echo "next, once for each enclosure:"
 	@echo "  nvmefence hosts discover > $(ETC)/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
@@ -111,7 +135,40 @@ uninstall:
 	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
 	@rm -f $(foreach name,$(PROGRAMS),$(SBIN)/$(name))
 	@rm -f $(ETC)/systemd/system/nvmefence-watcher.service $(ETC)/tmpfiles.d/nvmefence.conf $(ETC)/logrotate.d/nvmefence
-	@rm -rf $(PREFIX)
+	@rm -f $(foreach name,$(PROGRAMS),$(SHARE)/bash-completion/completions/$(name))
+	@rm -f $(SHARE)/man/man5/nvmefence*.5 $(SHARE)/man/man8/nvmefence*.8
+	@rm -f $(foreach name,$(AGENTS),$(SHARE)/man/man8/$(name).8)
+	@rm -rf $(PREFIX) $(SHARE)/doc/nvmefence
+
+# What packages are built from, clean of what earlier builds left.
+source: build
+	@mkdir -p build/source dist
+	@packaging/make-source build/source >/dev/null
+	@cp $(SOURCE).tar.gz dist/
+
+wheel: source
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist $(SOURCE)
+	@ls dist/*.whl
+
+deb: source
+	@packaging/ensure-packages packages
+	@packaging/build-deb $(SOURCE) dist
+	@ls dist/*.deb
+
+rpm: source
+	@packaging/ensure-packages packages
+	@packaging/build-rpm $(SOURCE) dist
+	@ls dist/*.rpm
+
+packages: wheel deb rpm
+
+test-packages: packages
+	@packaging/ensure-packages clean-root
+	@NVMEFENCE_PACKAGES=1 $(BIN)/python -m pytest tests/packages
+
+matrix: source
+	@packaging/ensure-packages matrix
+	@$(BIN)/python packaging/matrix.py
 
 clean:
 	@rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,7 +40,8 @@ _FRONTLESS = ("version", "watch", "history", "explain", "allow-mass-fence", "unf
 Command = Callable[[argparse.Namespace, Settings, Screen], int]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; manual pages and completion are made from it too."""
     parser = argparse.ArgumentParser(
         prog="nvmefence",
         description="Cut a host off shared NVMe drives, and prove it.",
@@ -322,7 +323,7 @@ def _hosts_command(name: str) -> Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; argparse ends the process itself for --help and bad usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     screen = Screen()
     settings = Settings()
     notes: list[str] = []

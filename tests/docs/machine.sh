@@ -9,7 +9,7 @@ machine=$3
 shift 3
 here=$PWD
 root=$machine/root
-own="/etc /localdisk /opt /usr/sbin /var/lib/nvmefence /var/log"
+own="/etc /localdisk /opt /usr/local/share /usr/sbin /var/lib/nvmefence /var/log"
 devices="full null ptmx pts random shm tty urandom zero"
 
 show() { # One entry as it is on this machine: directories, links and devices.
@@ -40,7 +40,8 @@ if [ ! -d "$machine/etc" ]; then
     rm -rf "$machine"/etc/nvmefence "$machine"/etc/default/{nvmefence,pacemaker} # this machine's own
 fi
 show_all "" /dev /usr /var
-show_all /usr
+show_all /usr /usr/local
+show_all /usr/local
 show_all /var /var/lib
 show_all /var/lib
 for place in $own; do

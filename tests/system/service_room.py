@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tests.system.watching import until
 
@@ -42,9 +42,9 @@ class ServiceRoom:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
-    def __enter__(self) -> ServiceRoom:
+    def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            ["unshare", "-m", str(SCRIPT), str(self.place)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["unshare", "-m", *self._script()], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             self.first = until(self._child, "process 1 of the room")
@@ -62,6 +62,10 @@ class ServiceRoom:
             group = base / f"nvmefence-test-{self.process.pid}"
             if group.is_dir():
                 _remove(group)
+
+    def _script(self) -> list[str]:
+        """Return the command that becomes the service manager."""
+        return [str(SCRIPT), str(self.place)]
 
     def _child(self) -> int:
         assert self.process.poll() is None, f"the room ended with {self.process.returncode}"

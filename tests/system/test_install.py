@@ -18,10 +18,21 @@ FILES = {
     "etc/tmpfiles.d/nvmefence.conf",
     "etc/logrotate.d/nvmefence",
 }
+SHARED = {
+    "man/man8/nvmefence-detach.8",
+    "man/man8/fence_gfs2_recorder.8",
+    "man/man5/nvmefence.toml.5",
+    "bash-completion/completions/nvmefence",
+    "bash-completion/completions/fence_nvmefence",
+    "doc/nvmefence/docs/install.md",
+    "doc/nvmefence/examples/hosts-rabbit.toml",
+    "doc/nvmefence/examples/after-fence.conf",
+}
+"""Some of what goes below SHARE."""
 
 
 def make(target: str, place: Path) -> subprocess.CompletedProcess[str]:
-    where = [f"PREFIX={place}/opt", f"SBIN={place}/sbin", f"ETC={place}/etc"]
+    where = [f"PREFIX={place}/opt", f"SBIN={place}/sbin", f"ETC={place}/etc", f"SHARE={place}/share"]
     return subprocess.run(
         ["make", target, *where], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -52,6 +63,7 @@ def test_what_is_installed_works_and_goes_away_again(tmp_path: Path) -> None:
     done = make("install", tmp_path)
     assert done.returncode == 0, done.stderr
     assert there(tmp_path) == FILES
+    assert {name for name in SHARED if (tmp_path / "share" / name).is_file()} == SHARED
     unit = (tmp_path / "etc/systemd/system/nvmefence-watcher.service").read_text()
     assert f"ExecStart={tmp_path}/sbin/nvmefence watch\n" in unit
     agents = ([agent, "-o", "metadata"] for agent in ("fence_gfs2_recorder", "fence_nvmefence"))
@@ -64,6 +76,7 @@ def test_what_is_installed_works_and_goes_away_again(tmp_path: Path) -> None:
     assert "drive NONE-SUCH missing" in monitored(tmp_path), "it finds all that it needs to reach drives"
     assert make("uninstall", tmp_path).returncode == 0
     assert (there(tmp_path), (tmp_path / "opt").exists()) == (set(), False)
+    assert not [path for path in (tmp_path / "share").rglob("*") if path.is_file()]
 
 
 @pytest.mark.skipif(shutil.which("systemd-tmpfiles") is None, reason="systemd-tmpfiles is not installed")

@@ -28,7 +28,7 @@ LIMIT_S = 20
 
 def script(body: str, then: str) -> list[str]:
     indented = "\n".join(f"    {line}" for line in body.splitlines())
-    return [sys.executable, "-c", PRELUDE.replace("{body}", indented).replace("{then}", then)]
+    return [sys.executable, "-u", "-c", PRELUDE.replace("{body}", indented).replace("{then}", then)]
 
 
 def run(body: str, then: str = "listen()") -> subprocess.CompletedProcess[str]:

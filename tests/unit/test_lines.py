@@ -309,10 +309,9 @@ writer = LineWriter(2)
 
 
 def program(body: str, stderr: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body=body)], stdout=subprocess.PIPE, stderr=stderr, text=True,
-        timeout=AGES, check=False,
-    )  # fmt: skip
+    # From Python 3.12 on there is a warning of a fork beside threads, which is what is tried here.
+    words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM.format(body=body)]
+    return subprocess.run(words, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=AGES, check=False)
 
 
 @pytest.mark.parametrize("leave", ["sys.exit(3)", "os._exit(3)"])

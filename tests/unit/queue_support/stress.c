@@ -84,7 +84,8 @@ static void submit(struct world *world)
 	batch = &world->batches[number];
 	*batch = (struct batch){.live = true, .device = device, .count = 1 + chance(MOST)};
 	/* Only the kernel answers a ring command here, and its /dev/null writes nothing. */
-	batch->through_ring = strcmp(paths[device], "/dev/null") == 0 && world->backend != NVMEFENCE_IOCTL;
+	batch->through_ring = strcmp(paths[device], "/dev/null") == 0 &&
+		nvmefence_queue_backend(world->queue) != NVMEFENCE_IOCTL;	/* a kernel or an emulator may have none */
 	for (uint32_t i = 0; i < batch->count; i++) {
 		uint32_t words[16] = {SHIM_OPCODE};
 

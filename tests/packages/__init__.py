@@ -1,0 +1,1 @@
+"""What an operator installs: packages, manual pages, completion."""
