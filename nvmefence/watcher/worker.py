@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import queue
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -51,7 +50,9 @@ class Thread:
         self._stuck: asyncio.Future[Any] | None = None
         work = self._work  # not `self`: the thread must not hold it
         threads.start(lambda: _serve(work))
-        weakref.finalize(self, work.put, None).atexit = False
+
+    def __del__(self) -> None:
+        self._work.put(None)
 
     async def do(self, work: Callable[[], T], within: float) -> T:
         """See Worker. While an earlier piece has not finished in its time, raises Stuck at once."""
