@@ -210,7 +210,7 @@ SHORT = ["attached by a stranger", "drive pulled and back", "drive changes its m
 SHORT_S = 15
 
 
-@pytest.mark.shape("small")
+@pytest.mark.shape("chaos")
 @pytest.mark.limit(240)
 def test_a_short_run_of_random_faults_finds_no_false_success_and_no_missing_answer(
     shape: Shape, tmp_path: Path
@@ -218,11 +218,11 @@ def test_a_short_run_of_random_faults_finds_no_false_success_and_no_missing_answ
     document = Campaign(tmp_path, shape, time.time_ns() % 2**31).run(by_name(SHORT), budget=SHORT_S)
     print(json.dumps(document))
     assert document["findings"] == []
-    assert document["successes"] > 3
+    assert document["successes"] > 0
     assert document["reads_held_against_a_success"] > 20
 
 
-@pytest.mark.shape("small")
+@pytest.mark.shape("chaos")
 @pytest.mark.limit(240)
 @pytest.mark.parametrize(
     ("defect", "fault", "count", "timeout"),
