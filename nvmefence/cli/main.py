@@ -50,24 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nvmefence {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    group = common.add_argument_group("settings")
-    group.add_argument("--hosts", metavar="FILE", help="host map (default /etc/nvmefence/hosts.toml)")
-    group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
-    group.add_argument("--deadline", metavar="SECONDS", help="time for everything (default 30)")
-    group.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default auto)")
-    group.add_argument(
-        "--quiesce",
-        metavar="METHOD",
-        help="auto (drain where possible, else wait:10), "
-        "auto:SECONDS, drain, offline, wait:SECONDS or none (default auto)",
-    )
-    group.add_argument(
-        "--escalate", action="store_true", default=None,
-        help="where a detach fails, take the host's secondary controllers offline",
-    )  # fmt: skip
-    group.add_argument("--simulate", metavar="FLEET", help="run on the emulated drives of this fleet file")
-    common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    common = _common()
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -87,39 +70,74 @@ def make_parser() -> argparse.ArgumentParser:
         parser_of.add_argument("--host", metavar="NAME", required=True)
         parser_of.add_argument("--dry-run", action="store_true", help="print what would be done; do nothing")
         _add_places(parser_of, "records", "run_dir", "response_dir")
-    status = add("status", "show which host is attached to which drive")
-    status.add_argument(
-        "--host", metavar="NAME", action="append", help="this host only; may be given several times"
-    )
-    status.add_argument(
-        "--watch", metavar="SECONDS", nargs="?", type=when.interval, const=2.0,
-        help="show it anew every so many seconds (default 2) until Ctrl-C; with --json, one object a line",
-    )  # fmt: skip
+    _add_status(add("status", "show which host is attached to which drive"))
     _add_report(add("report", "write the fleet, the history and the timeline of each fence as a page of HTML"))
     add("check", "check that every host of the map could be fenced now; changes nothing")
-    hosts = commands.add_parser("hosts", help="show the host map, or find out what to write into it")
-    of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    of_hosts.add_parser("show", help="show the host map", parents=[common])
-    of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
-    _add_import(of_hosts, common)
-    watch = add("watch", "serve request files with fences and response files, until SIGTERM")
-    _add_spool(watch)
-    _add_places(watch, "records")
-    watch.add_argument(
-        option("agents_may_restore"), action="store_true", default=None,
-        help="an agent's on gives a host back what fences took from it",
-    )  # fmt: skip
-    _add_after(watch)
-    _add_guard(watch)
-    _add_vigil(watch)
-    watch.add_argument(
-        "--no-lock-memory", dest="lock_memory", action="store_false", help="do not keep the process in memory"
-    )
+    _add_hosts(commands, common)
+    _add_watch(add("watch", "serve request files with fences and response files, until SIGTERM"))
     _add_readers(commands)
     _add_allow(commands)
     version = commands.add_parser("version", help="show versions and what this machine offers")
     version.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    """Return what the commands that need drives have in common."""
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("settings")
+    group.add_argument("--hosts", metavar="FILE", help="host map (default /etc/nvmefence/hosts.toml)")
+    group.add_argument("--config", metavar="FILE", help="settings file (default /etc/nvmefence/nvmefence.toml)")
+    group.add_argument("--deadline", metavar="SECONDS", help="time for everything (default 30)")
+    group.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default auto)")
+    group.add_argument(
+        "--quiesce",
+        metavar="METHOD",
+        help="auto (drain where possible, else wait:10), "
+        "auto:SECONDS, drain, offline, wait:SECONDS or none (default auto)",
+    )
+    group.add_argument(
+        "--escalate", action="store_true", default=None,
+        help="where a detach fails, take the host's secondary controllers offline",
+    )  # fmt: skip
+    group.add_argument("--simulate", metavar="FLEET", help="run on the emulated drives of this fleet file")
+    common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return common
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", metavar="NAME", action="append", help="this host only; may be given several times"
+    )
+    parser.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=when.interval, const=2.0,
+        help="show it anew every so many seconds (default 2) until Ctrl-C; with --json, one object a line",
+    )  # fmt: skip
+
+
+def _add_hosts(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser
+) -> None:
+    hosts = commands.add_parser("hosts", help="show the host map, or find out what to write into it")
+    of_hosts = hosts.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    of_hosts.add_parser("show", help="show the host map", parents=[common])
+    of_hosts.add_parser("discover", help="print drives and controllers as a host map to fill in", parents=[common])
+    _add_import(of_hosts, common)
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    _add_spool(parser)
+    _add_places(parser, "records")
+    parser.add_argument(
+        option("agents_may_restore"), action="store_true", default=None,
+        help="an agent's on gives a host back what fences took from it",
+    )  # fmt: skip
+    _add_after(parser)
+    _add_guard(parser)
+    _add_vigil(parser)
+    parser.add_argument(
+        "--no-lock-memory", dest="lock_memory", action="store_false", help="do not keep the process in memory"
+    )
 
 
 def _add_import(

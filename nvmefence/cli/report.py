@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import stat
-import tempfile
 import time
 from typing import Final
 
-from nvmefence.cli import status
+from nvmefence.cli import pages, status
 from nvmefence.cli.text import Screen
-from nvmefence.errors import AccessError, Exit, FileError, NvmefenceError
+from nvmefence.errors import Exit, FileError, NvmefenceError
 from nvmefence.fencing.survey import survey
 from nvmefence.inventory.hostfile import load
 from nvmefence.records.fenced import counts
@@ -42,7 +39,7 @@ def report(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
     if arguments.output == STANDARD_OUTPUT:
         screen.raw(text)
         return code
-    _write(arguments.output, text.encode("utf-8", "backslashreplace"))
+    pages.replace(arguments.output, text.encode("utf-8", "backslashreplace"), "name another file with -o")
     if arguments.json:
         screen.raw(json.dumps({"exit": int(code), "file": arguments.output, **gather.plain_data(made)}, indent=2))
     else:
@@ -95,34 +92,3 @@ def _on_record(fleet: Fleet, records: list[Record]) -> Fleet:
     fleet.on_record = [(one.words(), one.colour) for one in shown]
     fleet.fenced = [one.record.host for one in shown if counts(one.record)]
     return fleet
-
-
-def _write(path: str, data: bytes) -> None:
-    """Replace the file: it appears whole or not at all. Raises FileError, AccessError."""
-    try:
-        target = os.path.realpath(path)  # a link stays one
-        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise OSError(0, "it is there and not a regular file (- is standard output)")
-        fd, draft = tempfile.mkstemp(prefix=".report-", dir=os.path.dirname(target))
-        try:
-            with open(fd, "wb") as stream:
-                stream.write(data)
-                os.fchmod(stream.fileno(), 0o666 & ~_umask())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.rename(draft, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
-            raise
-    except PermissionError as error:
-        raise AccessError(f"{path} cannot be written: {error.strerror}", "name another file with -o") from None
-    except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"{path} cannot be written: {words}", "name another file with -o") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

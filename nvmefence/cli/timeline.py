@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import shutil
-import stat
-import tempfile
 from typing import Final
 
+from nvmefence.cli import pages
 from nvmefence.cli.history import duration
 from nvmefence.cli.text import Screen, plain
-from nvmefence.errors import AccessError, FileError
+from nvmefence.errors import FileError
 from nvmefence.spool.response import Response
 from nvmefence.timeline import made, parts, svg
 from nvmefence.timeline.bars import Bar, DriveBars
@@ -25,7 +22,6 @@ _WIDTH: Final = 116
 """Columns where there is no terminal."""
 _LABEL: Final = 38
 _SERIAL: Final = 20
-_MODE: Final = 0o644
 _MARKS: Final = {
     "open": ("o", "dim"), "look": ("l", "blue"), "read": ("r", "blue"), "offline": ("f", "yellow"),
     "cut": ("c", "red"), "read-back": ("b", "green"), "quiesce": ("q", "yellow"), "online": ("n", "yellow"),
@@ -76,31 +72,7 @@ def write(line: Timeline, statement: str, subject: str, path: str, screen: Scree
     if path == STANDARD_OUTPUT:
         screen.raw(picture)
         return
-    try:
-        _replace(path, picture.encode("utf-8", "backslashreplace"))
-    except PermissionError as error:
-        raise AccessError(f"{path} cannot be written: {error.strerror}", "name another file") from None
-    except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        raise FileError(f"{path} cannot be written: {words}", "name another file") from None
-
-
-def _replace(path: str, data: bytes) -> None:
-    target = os.path.realpath(path)  # a link stays one
-    if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-        raise OSError(0, "it is there and not a regular file (- is standard output)")
-    fd, draft = tempfile.mkstemp(prefix=".timeline-", dir=os.path.dirname(target))
-    try:
-        with open(fd, "wb") as stream:
-            stream.write(data)
-            os.fchmod(stream.fileno(), _MODE)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(draft, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+    pages.replace(path, picture.encode("utf-8", "backslashreplace"), "name another file")
 
 
 def _room(screen: Screen) -> int:
