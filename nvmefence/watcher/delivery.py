@@ -83,8 +83,8 @@ class Delivery:
     ) -> None:
         """Have answers put on record and delivered. `urgent`: a cluster waits for them.
 
-        `visible` is called with each answer as soon as that is done; `settled` once, when all are delivered or
-        given up. They must not wait and not fail.
+        `visible` is called with each answer as soon as that is done; `settled` once, when all that say of a host
+        that it is cut are delivered or given up. They must not wait and not fail.
         """
         if batch:
             self.handled.update(answer.outgoing.name for answer in batch)
@@ -133,6 +133,9 @@ class Delivery:
         try:
             left = self._in_time(batch)
             while left:
+                if settled is not None and not any(answer.result is Result.FENCED for answer in left):
+                    settled()  # nothing of this can be wrong later
+                    settled = None
                 if not await self._recorded(left, until):
                     for name in (answer.outgoing.name for answer in left):
                         self._journal.error(

@@ -319,6 +319,8 @@ class Desk:
             try:
                 if self._unfenced is not None:
                     self._unfenced.note(item.name, item.response)
+                if not responses.exists(item.name):  # else it was visible in time, and is to be made durable
+                    self._in_time(item)
                 visible = responses.publish(item.name, item.response, lambda: self._in_time(item))
                 if visible is not None and item.moments is not None:
                     item.moments.update(visible=visible, durable=self._monotonic())
