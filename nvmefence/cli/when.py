@@ -38,21 +38,19 @@ def since(text: str) -> float:
 
 def interval(text: str) -> float:
     """Return seconds between two looks."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= _LONGEST_INTERVAL_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {_LONGEST_INTERVAL_S:g}")
-    return seconds
+    return _seconds(text, _LONGEST_INTERVAL_S)
 
 
 def permitted(text: str) -> float:
     """Return seconds that a permit may be given for."""
+    return _seconds(text, _LONGEST_PERMIT_S)
+
+
+def _seconds(text: str, most: float) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 1 <= seconds <= _LONGEST_PERMIT_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {_LONGEST_PERMIT_S:g}")
+    if not 1 <= seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {most:g}")
     return seconds
