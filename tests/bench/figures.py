@@ -97,7 +97,7 @@ class Run:
     def aims(self) -> list[Aim]:
         """Return what was aimed at beside what was measured."""
         return self._ratio_aims(
-            (URING, BARE, "io_uring to the bare minimum", 1.5, True),
+            (URING, BARE, "io_uring to the bare minimum", 1.2, True),
             (URING, LOOP, "io_uring, faster than the nvme loop", 100, False),
             (IOCTL, LOOP, "ioctl, faster than the nvme loop", 5, False),
         )

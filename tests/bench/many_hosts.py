@@ -111,7 +111,7 @@ def _aims(took: Sequence[Took]) -> list[Aim]:
         bare, loop = (_find(took, one.spot, way) for way in (BARE, LOOP))
         if one.way == URING and bare is not None and one.spot.drives == 18:
             value = ratio(one.seconds, bare.seconds).median
-            aims.append(Aim(f"io_uring to the bare minimum, {one.spot.text()}", value, 1.5, True, "x"))
+            aims.append(Aim(f"io_uring to the bare minimum, {one.spot.text()}", value, 1.2, True, "x"))
         if one.way in (URING, IOCTL) and loop is not None:
             value = 1 / ratio(one.seconds, loop.seconds).median
             bound = 100 if one.way == URING else 5
@@ -120,5 +120,5 @@ def _aims(took: Sequence[Took]) -> list[Aim]:
         if one.way in (BARE, URING) and one.spot.hosts > 1 and single is not None and one.spot.drives == 18:
             value = ratio(one.seconds, single.seconds).median
             text = f"{TITLES[one.way]}: {one.spot.hosts} hosts to one, {one.spot.namespaces} namespaces"
-            aims.append(Aim(text, value, 1.5, True, "x"))
+            aims.append(Aim(text, value, 1.3, True, "x"))
     return aims
