@@ -19,10 +19,13 @@ LOOPS = "nvme-loops"
 INTERPRETER = "interpreter"
 PLAIN_INTERPRETER = "plain-interpreter"
 WATCHER = "watcher"
+ON_DISK = "on-disk"
 AGENT = "agent"
 PIP_AGENT = "pip-agent"
 POLLING = "polling-pair"
 
+FENCE = "the fence itself, in all of ours"
+"""Name of a time of round trips."""
 MB = 1_000_000
 
 
@@ -172,9 +175,18 @@ class RoundTrips(Run):
                 (AGENT, INTERPRETER, "agent, start to exit, to a bare interpreter's start and exit", 2.5, True),
                 (AGENT, POLLING, "agent, start to exit, faster than the polling pair", 20, False),
             ),
+            *self._beyond_drives_and_disk(),
             Aim("watcher at rest, resident memory", rest.resident / MB, 30, True, "MB"),
             Aim(f"watcher at rest, wake-ups in {rest.seconds:.0f} s", rest.moments, rest.explained, True, ""),
         ]
+
+    def _beyond_drives_and_disk(self) -> list[Aim]:
+        """Return what the watcher adds to the fence and to what must be on the disk before it may answer."""
+        found = {way.way: way.median for way in self.ways}
+        if WATCHER not in found or ON_DISK not in found:
+            return []
+        beyond = found[WATCHER] - found[ON_DISK] - self.started.get(FENCE, 0.0)
+        return [Aim("watcher, request to response, beyond the fence and the disk", 1e3 * beyond, 3, True, "ms")]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, as `Run` does."""

@@ -23,10 +23,13 @@ def test_success_is_not_said_after_the_time_of_its_request(tmp_path: Path, where
     control.within(getattr(site, where))
     with site.watcher() as running:
         site.served("c2")
-        control.hang(1.0, kinds=shim.SYNC)
-        response = site.ask(name := site.fresh(), timeout_s=0.8)
-        answer = site.answer(response)
-        site.removed(name)
+        for timeout in (0.8, 3.0, 12.0):  # a busy machine may not come to the cut within the first
+            control.hang(timeout + 0.2, kinds=shim.SYNC)
+            response = site.ask(name := site.fresh(), timeout_s=timeout)
+            answer = site.answer(response)
+            site.removed(name)
+            if "Nothing was done" not in answer["message"]:
+                break
         assert (answer["success"], answer["status"]) == (False, "error")
         assert answer["message"].startswith("SIMULATED: NOT fenced c1: it was cut, but the request's time was over")
         assert answer["evidence"] == {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab import host, kernel
+from tests.lab import host, kernel, programs
 from tests.lab.host import LabError, Say
 from tests.lab.shape import Shape, images, qemu_arguments
 
@@ -170,20 +170,21 @@ def vng_command(plan: Plan, chosen: kernel.Kernel, folder: Path) -> list[str]:
     )
     emulator.chmod(0o755)
     bounds = ["setpriv", "--pdeathsig=TERM", "timeout", "--kill-after=5", limit] if not plan.interactive else []
-    inside = shlex.join([sys.executable, "-B", "-m", "tests.lab.inside", str(folder)])
+    inside = programs.cached(shlex.join([sys.executable, "-B", "-m", "tests.lab.inside", str(folder)]))
     start = ["--verbose", "--disable-monitor", "--exec", inside]
     if plan.interactive:  # virtme-ng connects the terminal to the user's shell, not to --exec's command
         shell = folder / "shell"
-        shell.write_text(f"#!/bin/sh\ncd {shlex.quote(str(host.ROOT))} && exec {inside}\n")
+        shell.write_text(f"#!/bin/sh\ncd {shlex.quote(str(host.ROOT))} && {inside}\n")
         shell.chmod(0o755)
         start = ["--quiet", "--shell", str(shell)]
+    devices = qemu_arguments(plan.shape, folder)
     return [
         *bounds, str(host.vng()), "--run", str(chosen.image), "--disable-kvm",
         "--force-9p", *start, f"--qemu={emulator}",
         "--memory", f"{plan.shape.memory}M", "--cpus", "2", f"--rwdir={folder}", "--cwd", str(host.ROOT),
         "--append", f"nvme_core.multipath={'Y' if plan.shape.multipath else 'N'}",
         "--append", f"nvme_core.io_timeout={plan.shape.io_timeout}",
-        f"--qemu-opts={shlex.join(['-no-reboot', *qemu_arguments(plan.shape, folder)])}",
+        f"--qemu-opts={shlex.join(['-no-reboot', *programs.qemu_arguments(), *devices])}",
     ]  # fmt: skip
 
 

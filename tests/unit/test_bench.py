@@ -16,13 +16,15 @@ REST = Rest(
 )
 
 
-def round_trips(agent: float, *, rest: Rest = REST) -> RoundTrips:
+def round_trips(agent: float, *, watcher: float = 0.0065, rest: Rest = REST) -> RoundTrips:
     ways = [
+        Figures(figures.WATCHER, "watcher", 0, [watcher]),
+        Figures(figures.ON_DISK, "disk", 0, [0.003]),
         Figures(figures.INTERPRETER, "bare", 0, [0.010, 0.010, 0.011]),
         Figures(figures.AGENT, "agent", 0, [agent] * 3),
         Figures(figures.POLLING, "polling", 0, [0.5]),
     ]
-    return RoundTrips({"CPUs": "2"}, ways, {"a fence": 0.002}, 3, rest)
+    return RoundTrips({"CPUs": "2"}, ways, {figures.FENCE: 0.001}, 3, rest)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 100), (99, 198), (99.5, 199), (100, 200), (0, 1), (0.1, 1)])
@@ -49,11 +51,12 @@ def test_every_aim_is_told_with_its_figure_and_its_outcome() -> None:
     assert table.aims(round_trips(0.020)) == [
         "agent, start to exit, to a bare interpreter's start and exit: 2.00 x (aim: at most 2.5 x, reached)",
         "agent, start to exit, faster than the polling pair: 25 x (aim: at least 20 x, reached)",
+        "watcher, request to response, beyond the fence and the disk: 2.5 ms (aim: at most 3 ms, reached)",
         "watcher at rest, resident memory: 27 MB (aim: at most 30 MB, reached)",
         "watcher at rest, wake-ups in 20 s: 20 (aim: at most 24, reached)",
     ]
     worse = dataclasses.replace(REST, resident=40_500_000, moments=25)
-    assert all(line.endswith("not reached)") for line in table.aims(round_trips(0.030, rest=worse)))
+    assert all(line.endswith("not reached)") for line in table.aims(round_trips(0.030, watcher=0.0071, rest=worse)))
 
 
 def test_what_was_not_measured_has_no_ratio_and_no_aim() -> None:
@@ -66,7 +69,7 @@ def test_what_was_not_measured_has_no_ratio_and_no_aim() -> None:
 def test_figures_outlive_json() -> None:
     run = round_trips(0.020)
     assert RoundTrips.from_json(run.to_json()) == run
-    kept = run.to_json()["ways"][1]
+    kept = next(way for way in run.to_json()["ways"] if way["way"] == figures.AGENT)
     assert (kept["to_interpreter"], kept["to_polling_pair"], kept["p99"]) == (2.0, 0.04, 0.020)
 
 
