@@ -1,6 +1,6 @@
 """`python -m tests.bench` (make bench): measure, print the tables, keep the figures.
 
-Requests, load, growth and late drives are measured here, on simulated drives; whole Rabbits in guests.
+Requests, load, growth, slower and late drives are measured here, on simulated drives; whole Rabbits in guests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tests.bench import committed, growth, late, load, round_trips, table
+from tests.bench import committed, growth, late, load, round_trips, slower, table
 from tests.bench.committed import Compared
 from tests.bench.figures import RoundTrips, Run
 from tests.bench.sheet import Sheet
@@ -51,6 +51,10 @@ def _late(options: argparse.Namespace) -> Sheet:
     return late.measure(options.late_rounds)
 
 
+def _slower(options: argparse.Namespace) -> Sheet:
+    return slower.measure(options.slower_rounds)
+
+
 # What these need of the laboratory, the others do without.
 
 
@@ -77,6 +81,7 @@ PARTS = {
     "growth": Part(_growth, Sheet, table.GROWTH, "commands, processor and memory by size, on the emulation"),
     "load": Part(_load, Sheet, table.LOAD, "many requests at once; many rounds of fence and restore"),
     "late": Part(_late, Sheet, table.LATE, "a drive that answers late, or never"),
+    "slower": Part(_slower, Sheet, table.SLOWER, "our own code beside drives that take their time"),
     "fences": Part(_fences, Run, table.FENCES, "one host of a whole Rabbit, in a guest"),
     "hosts": Part(_hosts, Sheet, table.HOSTS, "one and sixteen hosts, 4 and 32 namespaces, in two guests"),
     "ladder": Part(_ladder, Sheet, table.LADDER, "1 to 128 namespaces, and the kernel's rescans, in a guest"),
@@ -161,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     sizes.add_argument("--ladder-rounds", type=int, default=7, help="of each rung (%(default)s)")
     sizes.add_argument("--growth-rounds", type=int, default=3, help="of each size (%(default)s)")
     sizes.add_argument("--late-rounds", type=int, default=15, help="with a late drive, and without (%(default)s)")
+    sizes.add_argument("--slower-rounds", type=int, default=100, help="at each pace of drives (%(default)s)")
     sizes.add_argument("--bursts", type=int, default=10, help="of requests (%(default)s)")
     sizes.add_argument("--burst", type=int, default=1000, help="requests at once (%(default)s)")
     sizes.add_argument(

@@ -51,12 +51,14 @@ def _controllers(*ids: int) -> bytes:
 
 
 class Canned:
-    """Implements `Transport`: every answer is there already; a detach empties a namespace of the target."""
+    """Implements `Transport`: every answer lies ready; a detach empties a namespace of the target."""
 
     backend = "simulated"
 
-    def __init__(self) -> None:
+    def __init__(self, latency: float = 0.0) -> None:
+        """Each command takes `latency` seconds."""
         self.sent = 0
+        self._latency = latency
         self._cut: set[tuple[int, int]] = set()
         everyone = range(SECONDARIES + 1)
         self._attached = _controllers(*everyone)
@@ -80,11 +82,12 @@ class Canned:
         """Nothing is held."""
 
     async def run(self, device: int, commands: Sequence[Command], until: float | None = None) -> list[Completion]:
-        """Answer at once, but not before the other drives had their turn."""
-        await asyncio.sleep(0)
+        """Answer when the drive has had its time, and not before the other drives had their turn."""
+        begun = time.monotonic()
+        await asyncio.sleep(self._latency)
         self.sent += len(commands)
         now = time.monotonic()
-        return [Completion(0, 0, self._answer(device, command), now, now) for command in commands]
+        return [Completion(0, 0, self._answer(device, command), begun, now) for command in commands]
 
     def _answer(self, device: int, command: Command) -> bytes:
         if command.opcode == commands.NAMESPACE_ATTACHMENT:
@@ -103,19 +106,23 @@ def _drives() -> list[Drive]:
     ]
 
 
-def _one_fence() -> tuple[float, int]:
-    """Fence once; return its seconds and how many commands that took."""
+async def one_fence(latency: float = 0.0) -> tuple[float, int]:
+    """Fence once, each command taking `latency` seconds; return the seconds and how many commands that took."""
     document = {
         "version": 1,
         "drives": {"count": DRIVES},
         "hosts": {f"compute-{slot}": {"slot": slot} for slot in range(SLOTS)},
     }
     hostmap = hostfile.parse(document, "canned")
-    canned = Canned()
+    canned = Canned(latency)
     options = Options(60.0, quiesce.parse("none"))
-    report = asyncio.run(fence(canned, hostmap, _drives(), [hostmap.find(HOST)], options))
+    report = await fence(canned, hostmap, _drives(), [hostmap.find(HOST)], options)
     assert report.confirmed(HOST), report.message(HOST)
     return report.seconds, canned.sent
+
+
+def _one_fence() -> tuple[float, int]:
+    return asyncio.run(one_fence())
 
 
 def code_of_a_fence() -> float:

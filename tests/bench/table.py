@@ -165,6 +165,7 @@ ROUND_TRIPS = Table(
 GROWTH = SheetTables("bench of growth")
 LOAD = SheetTables("bench of load")
 LATE = SheetTables("bench of late drives")
+SLOWER = SheetTables("bench of slower drives")
 HOSTS = SheetTables("bench of hosts")
 LADDER = SheetTables("bench of the ladder")
 
