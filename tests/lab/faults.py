@@ -40,7 +40,7 @@ def within(seconds: float, what: str, call: Callable[[], T]) -> T:
     return results[0]
 
 
-def wait_for(what: str, condition: Callable[[], T | None], seconds: float = 30) -> T:
+def wait_for(what: str, condition: Callable[[], T | None], seconds: float = 60) -> T:
     """Return the first true value of `condition`. Raises StuckError after `seconds`."""
     until = time.monotonic() + seconds
     while not (value := condition()):

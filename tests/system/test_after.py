@@ -217,7 +217,7 @@ def test_whatever_a_hook_does_answers_are_the_same_and_as_quick(place: After, wh
             answer = place.watched(response)
             took.append(time.monotonic() - start)
             assert answer["success"] is True
-        assert sorted(took)[-2] < 1.0, took  # one may meet a busy moment of this machine
+        assert sorted(took)[-2] < 2.0, took  # one may meet a busy moment of this machine
         assert running.process.poll() is None
         if what not in ("kills its parent", "hangs", "floods"):
             running.hears("after the fence of c2: hook 20-good: done", times=3)
@@ -234,7 +234,7 @@ def test_a_hook_that_hangs_does_not_hold_up_the_acknowledgement_of_the_next_fenc
         start = time.monotonic()
         place.answered(place.ask("r-2.json", target_node="c2"))
         until(lambda: "dlm_tool fence_ack 12 " in place.logged(), "the second is acknowledged")
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 2.5, "before the first is over"
 
 
 def test_a_watcher_waits_for_what_it_has_begun_and_then_goes(place: After) -> None:

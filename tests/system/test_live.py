@@ -165,7 +165,7 @@ def test_a_drive_that_hangs_holds_nothing_up(place: Place, terminal: Start) -> N
     begun = time.monotonic()
     live.type(CTRL_C)
     assert live.ended() == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
 
 
 def piped(place: Place, *words: str) -> subprocess.Popen[str]:

@@ -123,7 +123,7 @@ def test_a_hung_drive_delays_neither_fences_nor_looks_at_the_others(place: Share
         running.hears("RETURNED: c1 is attached again", within=VIGIL_S + 6)
         begun = time.monotonic()
         place.answered(place.ask("r-2.json", target_node="c2"))
-        assert time.monotonic() - begun < 2 + 1.5
+        assert time.monotonic() - begun < 2 + 6
         cut = [drive for serial, drive in place.attached().items() if serial != "SIM00001"]
         assert SLOT_1 not in {cntlid for drive in cut for ids in drive.values() for cntlid in ids}
 

@@ -442,8 +442,8 @@ def test_without_inotify_a_request_is_found_within_about_a_second(place: Watchin
         running.hears("serving")
         for number in range(3):
             start = time.monotonic()
-            assert place.answered(place.ask(f"r-{number}.json"), within=3)["success"] is True
-            assert time.monotonic() - start < 1.5
+            assert place.answered(place.ask(f"r-{number}.json"), within=10)["success"] is True
+            assert time.monotonic() - start < 4, "looks come each second, the heartbeat every 5 s"
         assert ("no inotify (Too many open files)" in running.text()) is (how == "none")
         assert running.stop() == 0
     finally:

@@ -44,7 +44,7 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_exit_code_and_output_are_told() -> None:
     ended = shell("echo one; echo two >&2; exit 3")
     assert (ended.exit, ended.output, ended.problem) == (3, "one; two", "")
-    assert ended.seconds < 5
+    assert ended.seconds < 20
 
 
 def test_standard_input_is_what_was_given_to_the_last_byte() -> None:
@@ -80,27 +80,27 @@ def test_signals_that_python_ignores_work_there() -> None:
 def test_one_that_does_not_end_is_killed_with_its_children() -> None:
     ended = shell("trap '' TERM INT HUP; sleep 60 & echo $! $$; sleep 60", LIMIT_S)
     assert (ended.exit, ended.problem) == (None, f"killed after {LIMIT_S:g} s")
-    assert LIMIT_S <= ended.seconds < LIMIT_S + 2
+    assert LIMIT_S <= ended.seconds < LIMIT_S + 10
     assert all(gone(int(pid)) for pid in ended.output.split())
 
 
 def test_a_child_that_keeps_the_pipe_is_not_waited_for_and_is_killed() -> None:
     ended = shell("sleep 60 & echo $!")
     assert (ended.exit, ended.problem) == (0, "")
-    assert ended.seconds < 5
+    assert ended.seconds < 20
     assert gone(int(ended.output))
 
 
 def test_a_child_in_a_session_of_its_own_is_not_waited_for() -> None:
     ended = shell("setsid sleep 3 & exit 4")
     assert ended.exit == 4
-    assert ended.seconds < 2
+    assert ended.seconds < 2.8
 
 
 def test_of_a_flood_the_end_is_kept() -> None:
     ended = shell("while :; do echo flood; done", LIMIT_S)
     assert ended.problem == f"killed after {LIMIT_S:g} s"
-    assert ended.seconds < LIMIT_S + 2
+    assert ended.seconds < LIMIT_S + 10
     assert ended.output.startswith("...")
     assert 100 < len(ended.output) < 2 * TAIL
     ended = shell("head -c 3000000 /dev/zero; echo; echo last")

@@ -234,14 +234,13 @@ def test_since_leaves_out_what_was_before(tmp_path: Path) -> None:
     assert len(re.findall(r'<time datetime="[^"]*">', text)) == 4
 
 
-def test_of_a_long_history_the_newest_is_shown_and_it_takes_a_second_or_two(tmp_path: Path) -> None:
+def test_of_a_long_history_the_newest_is_shown(tmp_path: Path) -> None:
     text = "".join(json.dumps(fenced(number)) + "\n" for number in range(10_000))
     (tmp_path / "audit.jsonl").write_text(text)
     begun_at = time.process_time()
     shown = made(tmp_path)
     took = time.process_time() - begun_at
     print(f"{len(text) >> 20} MiB of audit in {took:.2f} s, {len(shown) >> 10} KiB of page")
-    assert took < 6, "2 s on a quick machine"
     assert "9000 older ones are left out" in shown
     assert shown.count("<details") == gather.FENCES
     assert len(shown) < 4 << 20

@@ -224,7 +224,7 @@ def test_a_hung_drive_delays_neither_the_cut_on_the_other_nor_the_exit(
         hung, good = ran.json["hosts"][0]["drives"]
         assert "no answer" in hung["hosts"]["compute"]["reason"]
         assert good["hosts"]["compute"]["outcome"] == "cut"
-        assert good["seconds"]["total"] < 8
+        assert good["seconds"]["total"] < 7.5 <= hung["seconds"]["total"]
         assert waited < 45, "the kernel holds the command for 60 s; the answer must not wait for it"
         assert attached(drives[1:]) == without({drives[1].serial: before[drives[1].serial]}, {drives[1].serial: 3})
     finally:
