@@ -27,6 +27,8 @@ _LINE: Final = 140
 """Characters of a line of text."""
 _MOST_NOTES: Final = 8
 _TICKS: Final = 8
+_SHORTEST_S: Final = 1e-9
+"""What takes less has no scale."""
 _COLOURS: Final = {
     "agent": ("#3b6fd4", "#7aa2f7"),
     "watcher": ("#8250b5", "#b794f6"),
@@ -117,8 +119,8 @@ class _Drawing:
     """Grows downwards."""
 
     def __init__(self, made: Timeline) -> None:
-        self.scale = _ROOM / made.seconds if made.seconds > 0 else 0.0
-        self.whole = made.seconds
+        self.whole = made.seconds if made.seconds >= _SHORTEST_S else 0.0
+        self.scale = _ROOM / self.whole if self.whole else 0.0
         self.y = 24.0
         self._pieces: list[str] = []
         self._ground: list[str] = []

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nvmefence.cli import timeline
@@ -55,7 +55,8 @@ def changed(told: dict[str, Any]) -> st.SearchStrategy[Any]:
     return some | ANYTHING
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(before=None, after=AFTER, agent=AGENT, drives=[], took=5e-324, statement="")
 @given(
     before=st.just(BEFORE) | changed(BEFORE),
     after=changed(AFTER),

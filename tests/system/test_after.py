@@ -205,7 +205,7 @@ MALICE = {
 def test_whatever_a_hook_does_answers_are_the_same_and_as_quick(place: After, what: str) -> None:
     place.hook("10-bad", MALICE[what].format(answers=place.answers, requests=place.requests))
     place.hook("20-good")
-    with place.real("hooks", limit=1.0) as running:
+    with place.real("hooks", limit=2.5) as running:
         assert place.watched(place.ask("r-0.json", target_node="c3"))["success"] is True
         running.hears("after the fence of c3: hook")
         if what == "kills its parent":
