@@ -8,25 +8,16 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.system.test_recorder import LOGS, Answerer, Cluster, Request, Result, response, saying
+from tests.system.recording import LOGS, Answerer, Cluster, Request, Result, response, saying
 
 ROOT: Final = os.geteuid() == 0
 STDERR_LIMIT: Final = 20_000
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    before = os.umask(0o022)  # the agent believes no file that others may write
-    cluster = Cluster(tmp_path)
-    yield cluster
-    cluster.close()
-    os.umask(before)
 
 
 def whole(request: Request, **changes: object) -> str:
