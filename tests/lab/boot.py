@@ -111,6 +111,7 @@ def run(plan: Plan, say: Say, folder: Path | None = None) -> Result:
     for image in images(plan.shape, folder).values():
         with image.open("wb") as file:
             file.truncate(plan.shape.size_mib << 20)
+    programs.compile_ours()
     (folder / "plan.json").write_text(json.dumps(_plan(plan), indent=1))
     command = vng_command(plan, chosen, folder)
     (folder / "vng").write_text(shlex.join(command) + "\n")

@@ -7,6 +7,7 @@ written to in the guest.
 
 from __future__ import annotations
 
+import compileall
 import shlex
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from tests.lab.host import ROOT
 
 _TAG = "programs"
 _PLACE = "/run/programs"
+_OURS = (ROOT / "nvmefence", ROOT / "tests")
 
 
 def qemu_arguments() -> list[str]:
@@ -34,6 +36,12 @@ def cached(command: str) -> str:
     return f"mkdir {_PLACE} && mount -t 9p -o {options} {_TAG} {_PLACE}{mounts}; exec {command}"
 
 
+def compile_ours() -> None:
+    """Have this project's code byte-compiled: the guest cannot keep what it compiles, and is slow at it."""
+    for folder in _OURS:
+        compileall.compile_dir(folder, quiet=2)
+
+
 def folders() -> list[str]:
     """Return the folders that hold Python, this project's code, the programs and their libraries."""
     return sorted({str(path) for path in _folders() if path.is_dir()})
@@ -48,5 +56,5 @@ def _folders() -> Iterator[Path]:
         yield base
     if sys.prefix != sys.base_prefix:
         yield Path(sys.prefix)
-    yield from (ROOT / "nvmefence", ROOT / "tests", Path("/usr/bin"))
+    yield from (*_OURS, Path("/usr/bin"))
     yield from Path("/usr/lib").glob("*-linux-gnu")
