@@ -18,11 +18,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.bench import figures, local, native
+from tests.bench import figures, local, native, tracing
 from tests.bench.figures import Figures, Run
 from tests.bench.rabbit import Rabbit
 from tests.bench.turns import take_turns, timed
-from tests.bench.ways import Product, Way, all_ways, write_hostmap
+from tests.bench.ways import Product, Way, all_ways, detach_command, write_hostmap
 
 PROFILED = 10
 STARTS = 3
@@ -42,7 +42,7 @@ def main() -> int:
     write_hostmap(hostmap, rabbit)
     ways = all_ways(rabbit, hostmap)
     product = Product("io_uring", hostmap)
-    run = _measure(rabbit, ways, _rounds(options), product)
+    run = _measure(rabbit, hostmap, ways, _rounds(options), product)
     (options.folder / "bench.json").write_text(json.dumps(run.to_json(), indent=1))
     if options.profile:
         (options.folder / "profile.txt").write_text(_profile(rabbit, product))
@@ -61,7 +61,7 @@ def _rounds(options: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int], product: Product) -> Run:
+def _measure(rabbit: Rabbit, hostmap: Path, ways: list[Way], rounds: dict[str, int], product: Product) -> Run:
     measured = [way for way in ways if rounds[way.name]]
     commands = {}
     for way in measured:  # not measured: the first time brings everything into memory
@@ -74,7 +74,7 @@ def _measure(rabbit: Rabbit, ways: list[Way], rounds: dict[str, int], product: P
 
     seconds = take_turns({way.name: way.cut for way in measured}, rounds, after)
     results = [Figures(way.name, way.title, commands[way.name], seconds[way.name]) for way in measured]
-    return Run(_where(rabbit), results, _starts(product), rabbit.checks)
+    return Run(_where(rabbit), results, {**_starts(product), **_first_commands(rabbit, hostmap)}, rabbit.checks)
 
 
 def _back(rabbit: Rabbit) -> None:
@@ -106,6 +106,21 @@ def _starts(product: Product) -> dict[str, float]:
     started = {name: statistics.median(timed(cmd) for _ in range(STARTS)) for name, cmd in commands.items()}
     found = statistics.median(product.discover() for _ in range(STARTS))
     return {**started, "finding the drives (pyudev)": found, OUR_CODE: native.code_of_a_fence()}
+
+
+def _first_commands(rabbit: Rabbit, hostmap: Path) -> dict[str, float]:
+    """Measure how long it takes from a command's start to the first thing that it has a drive do."""
+    path = str(rabbit.targets[0].path)
+    detach = detach_command("io_uring", hostmap)
+    to_nvme = [tracing.until_first_command(lambda: timed(["nvme", "id-ctrl", path])) for _ in range(STARTS)]
+    to_ours = []
+    for _ in range(STARTS):
+        to_ours.append(tracing.until_first_command(lambda: timed(detach)))
+        _back(rabbit)
+    return {
+        "nvme id-ctrl, from its start to its command": statistics.median(to_nvme),
+        "nvmefence detach, from its start to the first command": statistics.median(to_ours),
+    }
 
 
 def _profile(rabbit: Rabbit, product: Product) -> str:

@@ -18,6 +18,7 @@ from tests.bench.left_behind import holding
 from tests.bench.many_hosts import Spot, Took
 from tests.bench.many_hosts import sheet as hosts_sheet
 from tests.bench.sheet import Cell, Grid, Row, Sheet, Unit, shown
+from tests.bench.turns import WrongResult
 
 RUN = Run(
     {"CPUs": "2"},
@@ -175,6 +176,12 @@ def test_a_rescan_is_told_from_our_own_commands() -> None:
     seen = tracing.Seen()
     tracing.count(TRACE, seen)
     assert seen == tracing.Seen(rescans=1, identifies=2)
+
+
+def test_the_first_command_is_the_one_that_came_first() -> None:
+    assert tracing.first("# tracer: nop\n" + TRACE) == 9.1
+    with pytest.raises(WrongResult, match="no command"):
+        tracing.first("# tracer: nop\n")
 
 
 def test_what_a_process_holds_is_counted(tmp_path: Path) -> None:
