@@ -81,7 +81,7 @@ def test_a_drive_whose_commands_the_kernel_holds_delays_neither_the_cut_on_the_o
     before = attached(drives)
     silent = faults.hang(drives[0], 1)
     try:
-        ran = agent(tmp_path, "off", "compute", backend=backend, deadline=40)
+        ran = agent(tmp_path, "off", "compute", backend=backend, deadline=12)
         assert (ran.code, ran.out) == (1, "")
         assert f"(1 of 2 drives cut): {drives[0].serial}: " in ran.err
         assert "no answer" in ran.err
