@@ -2,8 +2,8 @@
 
     python -m tests.lab.power_cut_inside FOLDER [--after] [--cut MOMENT]
 
-MOMENT is cut, record, response, or so many seconds after the request. FOLDER outlives the guest: `disk` in it is an
-ext4 with the watcher's directories, which loses what was not flushed; `--after` leaves what it found in `found.json`.
+MOMENT is cut, record, response, or so many seconds after the request. FOLDER outlives the guest: in it `disk` is an
+ext4 with the watcher's directories, which loses what was not flushed, and `--after` leaves there what it found.
 """
 
 from __future__ import annotations
