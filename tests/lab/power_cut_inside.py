@@ -9,6 +9,7 @@ ext4 with the watcher's directories, which loses what was not flushed, and `--af
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -53,6 +54,17 @@ def cut(place: Place, moment: str) -> None:
                 power_off()
 
 
+def audited(place: Place) -> set[str]:
+    """Return the requests of which a whole line of the audit tells how they ended; a cut may leave a part of one."""
+    names = set()
+    for line in place.audit_file.read_bytes().splitlines() if place.audit_file.exists() else ():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if found["event"] == "answer":
+                names.add(found["file"])
+    return names
+
+
 def after(place: Place) -> dict[str, Any]:
     """Start the watcher again on what the power cut left; return what became of the request and of the host."""
     drives = observer.drives()
@@ -62,7 +74,7 @@ def after(place: Place) -> dict[str, Any]:
     left = sorted(place.pending())
     there = sorted(path.name for path in place.responses.glob("[!.]*.json"))
     told = [place.response(name)["success"] for name in there]
-    recorded = [place.on_record(name) for name in there]
+    recorded = [name in audited(place) for name in there]
     record = place.records / f"{HOST}.json"
     on_record = json.loads(record.read_bytes()) if record.exists() else None
     with Sentinel(place.responses, observed) as sentinel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -50,9 +51,13 @@ def lay(place: Place, number: int, disk: Path, there: tuple[str, ...]) -> None:
 def on_record(place: Place) -> set[str]:
     """Return the hosts of which the audit, or its stand-in, says on this disk that they are fenced."""
     files = [place.audit_file, place.responses / FALLBACK]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    return {line["target_node"] for line in found if line["event"] == "answer" and line["result"] == "fenced"}
+    hosts = set()
+    for line in [line for file in files if file.exists() for line in file.read_bytes().splitlines()]:
+        with contextlib.suppress(ValueError):  # a part of one
+            found = json.loads(line)
+            if found["event"] == "answer" and found["result"] == "fenced":
+                hosts.add(found["target_node"])
+    return hosts
 
 
 def asked_in_trouble(place: Place, disk: disks.Disk, how: str, delay: float) -> dict[str, Ended]:
