@@ -55,7 +55,7 @@ def cut(place: Place, moment: str) -> None:
 
 
 def audited(place: Place) -> set[str]:
-    """Return the requests of which a whole line of the audit tells how they ended; a cut may leave a part of one."""
+    """Return the requests of which a whole line of the audit tells how they ended; a cut may leave parts."""
     names = set()
     for line in place.audit_file.read_bytes().splitlines() if place.audit_file.exists() else ():
         with contextlib.suppress(ValueError):
