@@ -1,8 +1,8 @@
 """A restore from the record to its end: the one place where `nvmefence restore` and the watcher give storage back.
 
 The order of its steps makes it harmless to end at any of them and to begin anew: first the host counts as fenced no
-longer, then it is given what it had; what it has again goes from the record only when a drive has shown it, and the
-record itself goes last.
+longer, on record and by its responses, then it is given what it had; what it has again goes from the record only
+when a drive has shown it, and the record itself goes last.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Ended:
     """None: there was nothing to give back."""
     archived: list[str] = field(default_factory=list)
     """Responses that said the host is fenced."""
+    away: bool = False
+    """No response says so any more."""
     cleared: bool = False
     """Nothing says any more that the host is fenced."""
     troubles: list[str] = field(default_factory=list)
@@ -123,7 +125,7 @@ class Restoring:
                 drives = await self._find(_left(until))
                 ended.marked = await self._record.do(lambda: self._mark(host.name), FILES_S)
                 wanted = Wanted(before.taken, before.offline)
-                terms = Terms(_left(until), lock.wanted, unanswered)
+                terms = Terms(_left(until), lock.wanted, lambda: self._put_away(ended, hostmap), unanswered)
                 ended.report = await restore(self._transport, hostmap, drives, host, wanted, terms, progress)
             await self._conclude(ended, hostmap, lock)
             return ended
@@ -152,7 +154,7 @@ class Restoring:
             loose = () if before is None else tuple(one for one in before.offline if not one.stays)
             if loose:
                 drives = await self._find(_left(until))
-                terms = Terms(_left(until), lock.wanted, unanswered, only_loose=True)
+                terms = Terms(_left(until), lock.wanted, unanswered=unanswered, only_loose=True)
                 ended.report = await restore(self._transport, hostmap, drives, host, Wanted((), loose), terms)
                 await self._note(ended, clear=False)
             return ended
@@ -175,16 +177,25 @@ class Restoring:
         if not ended.complete:
             await self._note(ended, clear=False)
             return
-        of = belongs(hostmap, ended.host)
         wanted = lock.wanted()
         if wanted:
-            ended.troubles.append(f"{wanted}, so its responses stay")
+            ended.troubles.append(f"{wanted}, so its {'record stays' if ended.away else 'responses stay'}")
             return
-        archived = await self._tried(ended, self._spool, lambda: self._archive(of))
-        if archived is not None:
-            ended.archived = archived
+        if ended.away or not await self._put_away(ended, hostmap):
             await self._note(ended, clear=True)
             ended.cleared = not ended.troubles
+
+    async def _put_away(self, ended: Ended, hostmap: HostMap) -> str:
+        """Put the responses away that say the host is fenced, before it is given anything: a restore may be killed.
+
+        Returns why nothing may be given, if that failed. While the restore has the lock, no other becomes visible.
+        """
+        of = belongs(hostmap, ended.host)
+        archived = await self._tried(ended, self._spool, lambda: self._archive(of))
+        if archived is None:
+            return f"the responses that say {ended.host} is fenced could not be put away"
+        ended.archived, ended.away = archived, True
+        return ""
 
     async def _note(self, ended: Ended, *, clear: bool) -> None:
         """Take what the host has again off the record; with `clear`, put the record away if nothing is left.

@@ -59,7 +59,7 @@ def _code(ended: Ended) -> Exit:
     if ended.complete:
         return Exit.OK
     report = ended.report
-    if report is not None and report.gave_up and not report.touched:
+    if report is not None and report.gave_up and not report.touched and not ended.troubles:
         return Exit.UNDER_WAY
     return Exit.NOT_RESTORED
 

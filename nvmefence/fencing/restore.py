@@ -49,7 +49,7 @@ async def restore(
     loop = asyncio.get_running_loop()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     start = loop.time()
-    guarded = Permitted(transport, terms.permit)
+    guarded = Permitted(transport, terms)
     drives = {drive.key: drive for drive in hostmap.select(found).drives}
     workers = []
     concerned = {*(one.drive for one in wanted.taken), *(one.drive for one in wanted.offline)}

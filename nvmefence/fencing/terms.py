@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from nvmefence.fencing.evidence import Identity
@@ -65,6 +65,8 @@ class Terms:
     """Seconds for everything."""
     permit: Callable[[], str] = lambda: ""
     """Asked before every command that changes something: why nothing more may be given; empty: it may."""
+    prepare: Callable[[], Awaitable[str]] | None = None
+    """Done once before the first command that changes something: why nothing may be given; empty: it may."""
     unanswered: Unanswered = field(default_factory=Unanswered)
     """Attach commands without an answer, also after the restore."""
     only_loose: bool = False
@@ -80,9 +82,11 @@ class GaveUp(Exception):
 class Permitted:
     """A transport that asks before every batch which changes something."""
 
-    def __init__(self, transport: Transport, permit: Callable[[], str]) -> None:
+    def __init__(self, transport: Transport, terms: Terms) -> None:
         self._transport = transport
-        self._permit = permit
+        self._permit = terms.permit
+        self._prepare = terms.prepare
+        self._prepared: asyncio.Task[str] | None = None
         self.refused = ""
 
     @property
@@ -97,10 +101,18 @@ class Permitted:
     async def run(self, device: int, batch: Sequence[Command], until: float | None = None) -> list[Completion]:
         """See Transport. Raises GaveUp."""
         if any(command.opcode != commands.IDENTIFY for command in batch):
-            self.refused = self.refused or self._permit()
-            if self.refused:
-                raise GaveUp(self.refused)
+            self._ask()
+            if self._prepare is not None:
+                if self._prepared is None:
+                    self._prepared = asyncio.ensure_future(self._prepare())
+                self.refused = self.refused or await asyncio.shield(self._prepared)
+                self._ask()
         return await self._transport.run(device, batch, until)
+
+    def _ask(self) -> None:
+        self.refused = self.refused or self._permit()
+        if self.refused:
+            raise GaveUp(self.refused)
 
     def release(self, device: int) -> None:
         """See Transport."""

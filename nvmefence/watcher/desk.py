@@ -280,15 +280,11 @@ class Desk:
             troubles["heartbeat"] = f"{self._request_dir}/{heartbeat.NAME}: {error.strerror}"
 
     def gone(self, names: Collection[str]) -> frozenset[str]:
-        """Return which of these requests are there no longer; none where that cannot be told for certain."""
-        requests = self._requests
-        if requests is None:
-            return frozenset()
-        try:
-            found = frozenset(name for name in names if not requests.exists(name))
-            requests.directory.verify()  # a directory that was replaced has all of them, or none
-        except SpoolError:
-            return frozenset()
+        """Return which of these requests are there no longer. Raises SpoolError where that cannot be told."""
+        if self._requests is None:
+            raise ReadFailed(f"{quoted(self._request_dir)} is not there")
+        found = frozenset(name for name in names if not self._requests.exists(name))
+        self._requests.directory.verify()  # a directory that was replaced has all of them, or none
         return found
 
     def deliver(self, batch: Collection[Outgoing]) -> dict[str, str]:

@@ -23,9 +23,17 @@ _RECORD_S = 0.2
 _RECORDS_S = 2.0
 """The same for all hosts of a pass."""
 _WANTED_S = 0.05
-"""Seconds, at most, that a cut waits for the word that its requests are still there. The drives are found
-meanwhile, so it waits at all only where the directory hangs; and then nobody can have withdrawn anything."""
+"""Seconds, at most, that a cut waits for the word that its requests are still there, if all were read just now. The
+drives are found meanwhile, so it waits at all only where the directory is busy or hangs."""
+_STALE_WANTED_S = 2.0
+"""The same where a request was read earlier: without the word its host is not cut."""
+_FRESH_S = 0.25
+"""Seconds from the reading of a request to the lock that keeps restores away, in which nobody withdraws it and
+gives its host back as well: it counts as wanted without the word."""
+_STILL_S = 5.0
+"""Seconds from that lock on for which it does: who gives a host back without the lock has to start it anew."""
 _WITHDRAWN = "the request was withdrawn before anything was cut"
+_UNHEARD = "whether the request, read {age:.1f} s before, was withdrawn meanwhile cannot be told: nothing was cut"
 
 
 @dataclass(slots=True)
@@ -66,6 +74,8 @@ class Pass:
     """Of a fence that no request asked for: what goes on record as its id, and as who wanted it."""
     withdrawn: frozenset[str] = frozenset()
     """Hosts that are not fenced, for nobody waits for it any more."""
+    unheard: dict[str, str] = field(default_factory=dict)
+    """Hosts that are not fenced, for it cannot be told whether anybody waits for it: why, in words."""
     release: Callable[[], None] = lambda: None
     """Lets restores of the hosts begin; to be called when no answer can be visible later that says they are cut."""
     task: asyncio.Task[None] | None = None
@@ -73,7 +83,7 @@ class Pass:
 
     def why_no_report(self, host: str) -> str:
         """Say why there is no report about a host; empty: there is one."""
-        return _WITHDRAWN if host in self.withdrawn else self.defect
+        return _WITHDRAWN if host in self.withdrawn else self.unheard.get(host, self.defect)
 
 
 class Passes:
@@ -192,10 +202,16 @@ class Passes:
             found = await self._discovery.do(self._site.discover, made.until - start)
             made.moments["found"] = loop.time()
             made.times["discovery"] = made.moments["found"] - start
-            await asyncio.wait({wanted}, timeout=_WANTED_S)
-            hosts = wanted.result() if wanted.done() else made.hosts
-            made.withdrawn = frozenset(host.name for host in made.hosts) - {host.name for host in hosts}
-            beside.leave_out(made.withdrawn)
+            stale = self._stale(made, start)
+            await asyncio.wait({wanted}, timeout=_STALE_WANTED_S if stale else _WANTED_S)
+            heard = wanted.result() if wanted.done() else None
+            if heard is None:
+                made.unheard = self._stale(made, start)
+                hosts = tuple(host for host in made.hosts if host.name not in made.unheard)
+            else:
+                hosts = heard
+                made.withdrawn = frozenset(host.name for host in made.hosts) - {host.name for host in hosts}
+            beside.leave_out(made.withdrawn | made.unheard.keys())
             if hosts:
                 options = beside.options(replace(self._options, until=made.until))
                 made.report = await fence(self._site.transport, hostmap, found, hosts, options, beside.heard)
@@ -208,18 +224,32 @@ class Passes:
         made.moments["ended"] = loop.time()
         made.times["fence"] = made.moments["ended"] - start
 
-    async def _wanted(self, made: Pass) -> tuple[Host, ...]:
+    def _stale(self, made: Pass, begun: float) -> dict[str, str]:
+        """Return the hosts whose requests were all read so long ago that they may have been given back since."""
+        if self._gone is None or made.enforcing is not None:
+            return {}
+        now = asyncio.get_running_loop().time()
+        read: dict[str, float] = {}
+        for ticket in made.tickets:
+            read[ticket.host.name] = max(ticket.read_at, read.get(ticket.host.name, 0.0))
+        return {
+            name: _UNHEARD.format(age=now - at)
+            for name, at in read.items()
+            if begun - at > _FRESH_S or now - begun > _STILL_S
+        }
+
+    async def _wanted(self, made: Pass) -> tuple[Host, ...] | None:
         """Return the hosts that somebody still wants fenced, now that nobody can restore them unseen.
 
-        A request may have been withdrawn since it was read, and its host given back since.
+        A request may have been withdrawn since it was read, and its host given back since. None: it cannot be told.
         """
         if self._gone is None or made.enforcing is not None:
             return made.hosts
         tickets = list(made.tickets)
         try:
             gone = await self._gone([ticket.request.name for ticket in tickets])
-        except Exception:  # whatever it is, it keeps nobody from being fenced
-            return made.hosts
+        except Exception:  # whatever it is, it keeps nobody from being fenced whose request was read just now
+            return None
         wanted = {ticket.host.name for ticket in tickets if ticket.request.name not in gone}
         return tuple(host for host in made.hosts if host.name in wanted)
 

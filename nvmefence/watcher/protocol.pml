@@ -204,9 +204,9 @@ byte agent[REQUESTS];
 /* A restore. */
 #define R_LOCKED 1
 #define R_MARKED 2
-#define R_GRANTED 3
-#define R_GIVEN 4
-#define R_ARCHIVED 5
+#define R_ARCHIVED 3
+#define R_GRANTED 4
+#define R_GIVEN 5
 #define R_OVER 6
 byte restore;
 bool unchanged;           /* the record is as the restore marked it, and counted as fenced before */
@@ -217,7 +217,7 @@ bool stale[REQUESTS];        /* expired, or withdrawn */
 bool behind[REQUESTS];       /* the detach that is on its way is for it */
 bool readmitted[REQUESTS];   /* since it was stale, a restore gave the host something */
 bool regiven[REQUESTS];      /* since its response was visible */
-bool torn;                   /* a restore died, so responses may say more than is so */
+bool torn;                   /* a restore died, so the record may say less than is so */
 bool trouble;                /* something happened that may make a fence fail */
 byte crashes = CRASHES;
 byte cuts = CUTS;
@@ -483,19 +483,26 @@ end:	do
 		:: else
 		fi;
 		restore = R_MARKED }
-	:: d_step { ON(EV_PERMIT, 0, 0, restore == R_MARKED && LEAVE_IS_GIVEN);
+	:: d_step { ON(EV_ARCHIVE, 0, 0, restore == R_MARKED);
+#ifndef MUTANT_RESPONSES_ARCHIVED_LAST
+		ALL(PUT_AWAY);
+#endif
+		restore = R_ARCHIVED }
+	:: d_step { ON(EV_PERMIT, 0, 0, restore == R_ARCHIVED && LEAVE_IS_GIVEN);
 		ALL(READMIT);
 		granted = true; restore = R_GRANTED }
 	:: d_step { ON(EV_ATTACH, 0, 0, restore == R_GRANTED); given(); restore = R_GIVEN }
-	:: d_step { ON(EV_DENIED, 0, 0, (restore == R_MARKED || restore == R_GIVEN) && IS_WANTED);
+	:: d_step { ON(EV_DENIED, 0, 0, (restore == R_MARKED || restore == R_ARCHIVED || restore == R_GIVEN)
+			&& IS_WANTED);
 		if
-		:: restore == R_MARKED && unchanged -> record = FENCED
+		:: restore != R_GIVEN && unchanged -> record = FENCED
 		:: else
 		fi;
-		torn = torn || restore == R_GIVEN;
 		unchanged = false; restore = R_OVER }
-	:: d_step { ON(EV_ARCHIVE, 0, 0, restore == R_GIVEN && LEAVE_IS_GIVEN); ALL(PUT_AWAY); restore = R_ARCHIVED }
-	:: d_step { ON(EV_CLEAR, 0, 0, restore == R_ARCHIVED);
+	:: d_step { ON(EV_CLEAR, 0, 0, restore == R_GIVEN);
+#ifdef MUTANT_RESPONSES_ARCHIVED_LAST
+		ALL(PUT_AWAY);
+#endif
 		/* What a fence took meanwhile stays on record. */
 		if
 		:: record == PART && attached -> record = NONE
@@ -634,7 +641,7 @@ proctype World() {
 	assert(agent[r] == OK || agent[r] == FAILED || agent[r] == KILLED || agent[r] == WAITS); \
 	assert(response[r] != NONE || stale[r] || agent[r] == KILLED); \
 	assert(trouble || stale[r] || agent[r] == OK || agent[r] == KILLED || response[r] == AWAY); \
-	assert(response[r] != YES || torn || (!attached && record == FENCED)); \
+	assert(response[r] != YES || (!attached && (torn || record == FENCED))); \
 	assert(agent[r] != OK || response[r] == YES || response[r] == AWAY || cuts < CUTS)
 
 proctype End() {

@@ -392,7 +392,7 @@ class Watcher:
                 self._unfenced_until = self._loop.time() + (UNFENCED_FOR_S + RESCAN_S if standing else 0.0)
 
     async def _gone(self, names: Collection[str]) -> frozenset[str]:
-        """Return which of these requests were withdrawn. Raises Stuck."""
+        """Return which of these requests were withdrawn. Raises Stuck, and SpoolError where it cannot be told."""
         return await self._workers.spool.do(lambda: self._desk.gone(names), SPOOL_S)
 
     async def _find(self, within: float) -> Sequence[Drive]:

@@ -13,7 +13,7 @@ import time
 
 from tests.chaos.catalogue import FAULTS
 from tests.chaos.frame import Done, Fault, GaveWay, try_fault
-from tests.lab import chaos_run
+from tests.lab import chaos_faults, chaos_run
 
 
 def main(words: list[str]) -> int:
@@ -22,13 +22,20 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--budget", type=float, default=600.0, metavar="SECONDS", help="for all (600)")
     parser.add_argument("--rounds", type=int, default=0, help="of each fault, instead of a time")
-    parser.add_argument("--only", action="append", metavar="NAME", choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--only", action="append", metavar="NAME", default=[])
     parser.add_argument("--list", action="store_true", help="say what there is, and try nothing")
     parser.add_argument("--lab", action="store_true", help="drives, fences and restores in the laboratory instead")
     given = parser.parse_args(words)
+    names = [fault.name for fault in (chaos_faults.FAULTS if given.lab else FAULTS)]
+    for name in given.only:
+        if name not in names:
+            parser.error(f"no fault is named {name!r}; choose from {', '.join(names)}")
     if given.lab:
+        if given.list:
+            print("\n".join(names))
+            return 0
         print(f"seed {given.seed}", flush=True)
-        return chaos_run.main(given.seed, given.budget)
+        return chaos_run.main(given.seed, given.budget, given.only)
     chosen = [fault for fault in FAULTS if not given.only or fault.name in given.only]
     if given.list:
         for fault in chosen:

@@ -27,10 +27,11 @@ from typing import Any, Final
 
 from tests.lab import bringup, faults, observer
 from tests.lab.chaos_faults import FAULTS, WATCHER_DEADLINE_S, Fault, Scene, by_name
+from tests.lab.chaos_rest import Resting, is_refused
 from tests.lab.guest.product import hosts_toml
 from tests.lab.guest.watching import WATCHER, Agent, Place
 from tests.lab.shape import SHAPES, Shape
-from tests.lab.witness import Witness
+from tests.lab.witness import Claim, Witness
 
 FIRST_VF: Final = 2
 TIMEOUT_S: Final = 45.0
@@ -132,6 +133,7 @@ class Campaign:
         nodes = folder / "nodes"
         nodes.mkdir()
         self.witness = Witness(self._place.responses, self._ids, nodes)
+        self._resting = Resting(self.witness)
         self.tally = Tally(seed)
 
     def run(self, chosen: list[Fault], budget: float = 0.0, rounds: int = 0) -> dict[str, Any]:
@@ -148,6 +150,8 @@ class Campaign:
                 if self.witness.trouble:
                     self.tally.broken.append(f"the witness gave up: {self.witness.trouble}")
                     break
+            else:
+                self._wake(all_hosts=True)
             if self._place.stop() != 0:
                 self.tally.broken.append("the watcher did not end well")
         self.tally.seconds = time.monotonic() - began
@@ -156,18 +160,20 @@ class Campaign:
     # One round
 
     def _round(self, fault: Fault) -> None:
+        self._wake()
         number = self.tally.rounds
         rng = random.Random(f"{self._seed} {number} {fault.name}")
-        hosts = rng.sample(self._hosts, rng.randint(max(2, fault.hosts), MOST_HOSTS))
+        hosts = rng.sample(self._awake, rng.randint(max(2, fault.hosts), MOST_HOSTS))
         scene = Scene(
             rng, self._place, self._shape, rng.choice(self._serials), hosts, self._ids, self.witness
         )  # fmt: skip
         early = fault.timing == "early" or (fault.timing == "any" and rng.random() < 0.5)
-        before = len(self.tally.broken), len(self.witness.false), len(self.tally.missing)
+        before = self._counts()
         began = time.monotonic()
         try:
             if number % RESTART_EVERY == 0:
                 self._restart(scene)
+            scene.hung = fault.hangs
             scene.interrupted = not early or fault.timing == "early" or scene.killed
             asked = self._under_fault(fault, scene, early)
             self._heal()
@@ -182,13 +188,16 @@ class Campaign:
             self._put_right()
         self.tally.rounds += 1
         self.tally.of(fault.name)["rounds"] += 1
-        after = len(self.tally.broken), len(self.witness.false), len(self.tally.missing)
+        after = self._counts()
         where = f"round {number}, {fault.name}, {'before' if early else 'amid'}, {scene.serial}"
         if after != before:
             self._mark(before, where)
         good = sum(a.success is True for a in asked)
         said = "" if after == before else f"  BROKEN: {self._latest(before)}"
         print(f"{where}: {good} of {len(asked)} in {time.monotonic() - began:.1f} s{said}", flush=True)
+
+    def _counts(self) -> tuple[int, int, int]:
+        return len(self.tally.broken), len(self.witness.false), len(self.tally.missing)
 
     def _mark(self, before: tuple[int, int, int], where: str) -> None:
         for found, since in zip((self.tally.broken, self.witness.false, self.tally.missing), before, strict=True):
@@ -341,6 +350,7 @@ class Campaign:
                 self.tally.broken.append(f"the witness did not see that {host} is cut on {unread}")
 
     def _give_back(self, scene: Scene) -> None:
+        claims = dict(self.witness.claims)
         self.witness.release(scene.hosts)
         unfenced = scene.hosts[0] if scene.rng.random() < 0.15 else ""
         by_command = scene.hosts[-1] if scene.rng.random() < 0.5 else ""
@@ -351,17 +361,51 @@ class Campaign:
         ]
         for word, host in (("unfence", unfenced), ("restore", by_command)):
             if host:
-                self._by_command(scene, word, host)
+                self._by_command(scene, word, host, claims.get(host))
         for host, name in names:
             one = Asked(host, "on", self._timeout, time.monotonic(), request=name)
             self._collect(one)
             self.tally.restores["on"] += 1
-            if one.success is False:
+            if one.success is False and not self._rests(scene, host, one.reason, claims.get(host)):
                 self._left_out(scene, host, f"on for {host}: {one.reason}")
-        if unfenced:
+        if unfenced and unfenced not in self._resting.hosts:
             self._compare(scene, {unfenced}, allowed=True)
-        self._compare(scene, set(self._hosts), allowed=False)
-        self._place.archive()
+        self._compare(scene, set(self._awake), allowed=False)
+        self._place.archive(self._resting.hosts)
+
+    @property
+    def _awake(self) -> list[str]:
+        return [host for host in self._hosts if host not in self._resting.hosts]
+
+    def _rests(self, scene: Scene, host: str, text: str, claim: Claim | None) -> bool:
+        """Whether a restore was rightly refused: a drive that hung may still carry out a fence's commands."""
+        if not (scene.hung and is_refused(text)):
+            return False
+        self._resting.put(host, scene, claim)
+        self.tally.restores["refused for a while"] += 1
+        return True
+
+    def _wake(self, all_hosts: bool = False) -> None:
+        """Give hosts back for which the time is over; wait for it where too few are left, or all are wanted."""
+        for host, scene in self._resting.over(0 if all_hosts else len(self._hosts) - MOST_HOSTS):
+            before = self._counts()
+            try:
+                self._give_back_late(host, scene)
+            except Exception as error:
+                self.tally.broken.append(f"{type(error).__name__}: {error}")
+                self._put_right()
+            self._mark(before, f"{host}, after its rest")
+            print(f"{host}, after its rest: {self._latest(before) or 'has all again'}", flush=True)
+
+    def _give_back_late(self, host: str, scene: Scene) -> None:
+        self.witness.release([host])
+        one = Asked(host, "on", self._timeout, time.monotonic(), request=self._request("on", host, self._timeout))
+        self._collect(one)
+        self.tally.restores["after a while"] += 1
+        if one.success is False:
+            self._left_out(scene, host, f"on for {host}: {one.reason}")
+        self._compare(scene, {host}, allowed=False)
+        self._place.archive(self._resting.hosts)
 
     def _left_out(self, scene: Scene, host: str, text: str) -> None:
         """A restore did not give everything back."""
@@ -371,14 +415,14 @@ class Campaign:
         else:
             self.tally.broken.append(text)
 
-    def _by_command(self, scene: Scene, word: str, host: str) -> None:
+    def _by_command(self, scene: Scene, word: str, host: str, claim: Claim | None = None) -> None:
         command = self._command(word, host, "--response-dir", str(self._place.responses), "--json")
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=self._timeout + self._slack, check=False
         )
         self.tally.restores[word] += 1
-        if done.returncode:
-            text = f"{word} of {host}: exit code {done.returncode}: {done.stdout}{done.stderr}"
+        text = f"{word} of {host}: exit code {done.returncode}: {done.stdout}{done.stderr}"
+        if done.returncode and not self._rests(scene, host, text, claim):
             self._left_out(scene, host, text) if word == "restore" else self.tally.broken.append(text)
 
     def _compare(self, scene: Scene, hosts: set[str], *, allowed: bool) -> None:
@@ -391,7 +435,8 @@ class Campaign:
             for nsid, ids in namespaces.items()
             if (self._ids[host][serial] in ids) != (self._ids[host][serial] in now[serial][nsid])
         ]
-        if hosts == set(self._hosts) and not differing and now != self._baseline:
+        awake = hosts == set(self._awake)
+        if awake and not differing and self._without(now) != self._without(self._baseline):
             self.tally.broken.append(f"not as before, though no host's: {now}")
         if not differing:
             return
@@ -400,7 +445,14 @@ class Campaign:
             self.tally.by_hand["killed" if scene.killed else "drive went away"] += len(differing)
         elif not allowed:
             self.tally.broken.append(f"not as before after the restore: {sorted(differing)}")
-        bringup.restore(self._baseline if hosts == set(self._hosts) else self._only(now, hosts))
+        bringup.restore(self._baseline if awake and not self._resting.hosts else self._only(now, hosts))
+
+    def _without(self, seen: dict[str, dict[int, frozenset[int]]]) -> dict[str, dict[int, frozenset[int]]]:
+        """Return what is attached, but for the hosts that rest."""
+        return {
+            serial: {nsid: ids - {self._ids[h][serial] for h in self._resting.hosts} for nsid, ids in found.items()}
+            for serial, found in seen.items()
+        }
 
     def _only(
         self, now: dict[str, dict[int, frozenset[int]]], hosts: set[str]
@@ -418,6 +470,7 @@ class Campaign:
     def _put_right(self) -> None:
         """Begin from a known state after a round that broke off: a new watcher, nobody fenced."""
         self._place.close()
+        self._resting.clear()
         self.witness.release(self._hosts)
         bringup.heal(self._shape, self._baseline)
         for path in [*self._place.requests.glob("[!.]*.json"), *self._place.records.glob("*.json")]:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout."""
-PACKAGES = ("qemu-system-x86", "busybox-static", "kmod", "nvme-cli", "file")
+PACKAGES = (
+    "qemu-system-x86", "busybox-static", "kmod", "nvme-cli", "file", "dmsetup", "e2fsprogs", "xfsprogs", "iproute2",
+)  # fmt: skip
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",

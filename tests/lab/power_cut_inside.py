@@ -1,19 +1,22 @@
-"""In the guests of a power cut's test: a fence begins and the machine dies in it; then, what came of it.
+"""In the guests of a power cut's test: what came of the last cut; then a fence begins, and the machine dies in it.
 
-    python -m tests.lab.power_cut_inside cut FOLDER MOMENT     # MOMENT: cut, record or response
-    python -m tests.lab.power_cut_inside after FOLDER
+    python -m tests.lab.power_cut_inside FOLDER [--after] [--cut MOMENT]
 
-FOLDER takes the watcher's directories and outlives the guest. `after` prints what it found, as JSON.
+MOMENT is cut, record, response, or so many seconds after the request. FOLDER outlives the guest: in it `disk` is an
+ext4 with the watcher's directories, which loses what was not flushed, and `--after` leaves there what it found.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.lab import faults, observer
 from tests.lab.guest.product import attached, hosts_toml, nvmefence, without
@@ -24,14 +27,21 @@ from tests.lab.sentinel import Sentinel
 from tests.lab.shape import SHAPES
 
 HOST, VF = "compute-0", 2
-TIMEOUT_S = 900
+TIMEOUT_S: Final = 900
 """Seconds that the agent of the request waits: longer than both boots."""
+_MOUNT: Final = Path("/tmp/power-cut")
 
 
 def cut(place: Place, moment: str) -> None:
     """Have a fence begin, and end this machine at a moment of it."""
     drives = observer.drives()
     victim = target(drives, VF)
+    if moment[0].isdigit():
+        place.start(quiesce="auto")
+        place.drop([HOST], timeout=TIMEOUT_S)
+        os.sync()
+        time.sleep(float(moment))
+        power_off()
     (name,) = place.drop([HOST], timeout=TIMEOUT_S).values()
     os.sync()
     place.start(quiesce="auto")
@@ -44,15 +54,29 @@ def cut(place: Place, moment: str) -> None:
                 power_off()
 
 
+def audited(place: Place) -> set[str]:
+    """Return the requests of which a whole line of the audit tells how they ended; a cut may leave parts."""
+    names = set()
+    for line in place.audit_file.read_bytes().splitlines() if place.audit_file.exists() else ():
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if found["event"] == "answer":
+                names.add(found["file"])
+    return names
+
+
 def after(place: Place) -> dict[str, Any]:
     """Start the watcher again on what the power cut left; return what became of the request and of the host."""
     drives = observer.drives()
     before = attached(drives)
     victim = target(drives, VF)
     observed = Observed(drives)
+    left = sorted(place.pending())
     there = sorted(path.name for path in place.responses.glob("[!.]*.json"))
     told = [place.response(name)["success"] for name in there]
-    recorded = [place.on_record(name) for name in there]
+    recorded = [name in audited(place) for name in there]
+    record = place.records / f"{HOST}.json"
+    on_record = json.loads(record.read_bytes()) if record.exists() else None
     with Sentinel(place.responses, observed) as sentinel:
         place.start(quiesce="auto")
         faults.wait_for("the request to be dealt with", lambda: not place.pending(), 60)
@@ -67,9 +91,12 @@ def after(place: Place) -> dict[str, Any]:
         "restore", "--hosts", str(place.hosts), "--host", HOST, "--records", str(place.records),
         "--response-dir", str(place.responses), "--json",
     )  # fmt: skip
+    observed.close()
     return {
+        "requests_found": left,
         "responses_found": dict(zip(there, told, strict=True)),
-        "on_record": recorded,
+        "audited": recorded,
+        "on_record": on_record is not None and len(on_record["drives"]),
         "answers": answers,
         "false_success": len(early),
         "fenced_again": fenced.code,
@@ -82,12 +109,24 @@ def after(place: Place) -> dict[str, Any]:
 
 def main() -> int:
     """Do what the command line says."""
-    what, folder, *more = sys.argv[1:]
-    place = Place(Path(folder), hosts_toml(SHAPES["sriov"]))
-    if what == "cut":
-        cut(place, *more)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.power_cut_inside")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--after", action="store_true")
+    parser.add_argument("--cut", default="", metavar="MOMENT")
+    given = parser.parse_args()
+    _MOUNT.mkdir(exist_ok=True)
+    subprocess.run(["modprobe", "-a", "loop", "ext4"], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "loop", given.folder / "disk", _MOUNT], check=True, timeout=60)
+    place = Place(_MOUNT, hosts_toml(SHAPES["sriov"]))
+    if given.after:
+        found = after(place)
+        with (given.folder / "found.json").open("w") as file:
+            json.dump(found, file)
+            file.flush()
+            os.fsync(file.fileno())
+    if given.cut:
+        cut(place, given.cut)
         return 1
-    print(json.dumps(after(place)))
     return 0
 
 

@@ -101,6 +101,11 @@ class Witness:
             for host in hosts:
                 self.claims.pop(host, None)
 
+    def resume(self, claim: Claim) -> None:
+        """The host did not get its storage back after all: what was said of it holds on."""
+        with self._lock:
+            self.claims.setdefault(claim.host, claim)
+
     def answer(self, name: str) -> bytes | None:
         """Return a response as it was first seen."""
         return self._answers.get(name)

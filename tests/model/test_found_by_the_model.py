@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from nvmefence.agents import fence_gfs2_recorder
 from nvmefence.records.store import Store
-from nvmefence.watcher.passes import Passes
+from nvmefence.spool.errors import ReadFailed
+from nvmefence.watcher.passes import Pass, Passes
 from tests.model import stories
 from tests.property.virtual_time import Clock, run
 from tests.property.watcher_world import World, build
@@ -94,6 +96,48 @@ def test_a_directory_that_does_not_answer_holds_up_no_cut(tmp_path: Path) -> Non
     assert world.responses["id-1.json"]["success"] is True
     assert cut
     assert max(cut) < 0.2
+
+
+async def hangs(*_arguments: object) -> frozenset[str]:
+    await asyncio.sleep(60.0)
+    return frozenset()
+
+
+async def fails(*_arguments: object) -> frozenset[str]:
+    raise ReadFailed("requests: Input/output error", errno.EIO)
+
+
+@pytest.mark.parametrize("word", [hangs, fails])
+def test_a_request_read_long_before_cuts_nobody_unless_it_is_known_to_be_there_still(
+    word: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Its host may have been given back since; who was asked for just now is cut without delay."""
+    world = build(tmp_path, Clock(), quiesce=0.0)
+    real = Passes._begin
+
+    def begin(passes: Passes, made: Pass, *arguments: Any) -> Any:
+        for ticket in made.tickets:
+            if ticket.host.name == "c1":
+                ticket.read_at -= 1.0  # as when the watcher was stopped meanwhile
+        return real(passes, made, *arguments)
+
+    async def story() -> None:
+        world.start()
+        await asyncio.sleep(0.01)
+        assert world.watcher is not None
+        world.watcher._passes._gone = word
+        with mock.patch.object(Passes, "_begin", begin):
+            world.ask(1, "c1", "off", 30.0, "ours")
+            world.ask(2, "c2", "off", 30.0, "ours")
+            await asyncio.sleep(4.0)
+        await world.stop()
+
+    run(story(), world.clock)
+    assert world.responses["id-1.json"]["success"] is False
+    assert "cannot be told: nothing was cut" in world.responses["id-1.json"]["message"]
+    assert world.attached("c1")
+    assert world.responses["id-2.json"]["success"] is True
+    assert not world.attached("c2")
 
 
 class Disk:

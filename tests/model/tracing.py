@@ -14,7 +14,6 @@ from unittest import mock
 
 from nvmefence.agents import exchange, fence_gfs2_recorder, waiting
 from nvmefence.fencing.fence import _DriveFence
-from nvmefence.fencing.terms import Permitted
 from nvmefence.nvme import commands
 from nvmefence.nvme.emulated import EmulatedTransport
 from nvmefence.nvme.transport import NO_ANSWER, Command, Completion
@@ -179,7 +178,6 @@ class Tracer:
         yield RestoreLock, "end", self._restored
         yield Restoring, "_mark", self._after("MARK")
         yield Restoring, "_note", self._noted
-        yield Permitted, "run", self._permitted
         yield ResponseDirectory, "archive_fences", self._after("ARCHIVE")
         yield EmulatedTransport, "run", self._ran
 
@@ -328,7 +326,7 @@ class Tracer:
     def _fenced(self, real: Any) -> Any:
         async def wrapped(passes: Passes, made: Pass, hostmap: Any, beside: Beside) -> None:
             await real(passes, made, hostmap, beside)
-            if not made.withdrawn:
+            if not made.withdrawn and not made.unheard:
                 confirmed = made.report is not None and made.report.confirmed("c1")
                 self.see("CONFIRMED" if confirmed else "UNCONFIRMED")
 
@@ -406,18 +404,12 @@ class Tracer:
 
         return wrapped
 
-    def _permitted(self, real: Any) -> Any:
-        async def wrapped(transport: Permitted, device: int, batch: Sequence[Command], until: Any = None) -> Any:
-            if _attaches(batch) and not transport.refused and not transport._permit():
-                self.see("PERMIT")
-            return await real(transport, device, batch, until)
-
-        return wrapped
-
     def _ran(self, real: Any) -> Any:
         async def wrapped(
             transport: Any, device: int, batch: Sequence[Command], until: float | None = None
         ) -> list[Completion]:
+            if _attaches(batch):
+                self.see("PERMIT")  # by `Permitted.run`, at once before
             done: list[Completion] = await real(transport, device, batch, until)
             if _attaches(batch):
                 self.see("ATTACH")

@@ -24,7 +24,7 @@ from nvmefence.records.places import Places
 from nvmefence.records.record import Record
 from nvmefence.records.recorder import Keeper
 from nvmefence.records.store import Store
-from nvmefence.restoring import Ended, Restoring
+from nvmefence.restoring import Ended, Of, Restoring
 from tests.property.fleets import NAMESPACE_ATTACHMENT, VIRTUALIZATION, Case, Recorder, TrueDrive
 from tests.property.virtual_time import Clock
 
@@ -113,6 +113,8 @@ class World:
     clock: Clock = field(default_factory=Clock)
     fences: list[Fenced] = field(default_factory=list)
     restores: list[tuple[float, float]] = field(default_factory=list)
+    archive: Callable[[Of], list[str]] = lambda _of: []
+    """Puts the responses away that say the host is fenced."""
     begun: list[float] = field(default_factory=list)
     """When fences began, also those that have not ended."""
 
@@ -187,9 +189,7 @@ class World:
             return self.seen()
 
         places = Places(self.store, self.locks)
-        restoring = Restoring(
-            self.transport, find, places, self.worker, self.worker, lambda _of: [], simulated=True
-        )
+        restoring = Restoring(self.transport, find, places, self.worker, self.worker, self.archive, simulated=True)
         started = self.clock.now
         try:
             ended = await restoring.restore(self.hostmap(), self.host(), started + deadline)

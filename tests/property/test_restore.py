@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from nvmefence.fencing.quiesce import Method, Quiesce, parse
 from nvmefence.nvme.emulated import Fault, delay, on
 from nvmefence.nvme.transport import Command
 from nvmefence.records.beside import UNANSWERED_S
+from nvmefence.restoring import Of
+from nvmefence.spool.errors import ReadFailed
 from tests.property import fleets
 from tests.property.fleets import Case, Plan, Saboteur, cases
 from tests.property.giving import (
@@ -230,6 +233,45 @@ def test_an_attach_that_a_drive_is_slow_with_keeps_every_fence_from_being_confir
         assert not (confirmed and late), "the attach was still to come"
         if late:
             assert "restore" in report.message(world.name)
+
+    with world_of(case, rule) as world:
+        run(story(world), world.clock)
+
+
+@examples
+@given(case=cases(), rule=RULES, fails=st.booleans())
+def test_no_response_says_that_a_host_is_fenced_when_it_is_given_anything(
+    case: Case, rule: Quiesce, fails: bool
+) -> None:
+    """Else a restore that is killed leaves a success for a host that has its storage again."""
+
+    async def story(world: World) -> None:
+        before = world.attached()
+        await world.fence()
+        cut, states, record = world.attached(), world.states(), world.record()
+        archived: list[bool] = []
+
+        def archive(_of: Of) -> list[str]:
+            archived.append((world.attached(), world.states()) == (cut, states))
+            if fails:
+                raise ReadFailed("responses: Input/output error", errno.EIO)
+            return ["r-1.json"]
+
+        world.archive = archive
+        ended = await world.restore()
+        assert ended is not None
+        assert all(archived), "something was given before"
+        assert not before or archived
+        if fails and before:
+            assert not ended.complete
+            assert "Input/output error" in ended.message()
+            assert (world.attached(), world.states(), world.record()) == (cut, states, record)
+            assert not world.transport.gave
+        world.archive = lambda _of: []
+        again = await world.restore()
+        assert again is not None
+        assert again.complete, again.message()
+        assert world.attached() == before
 
     with world_of(case, rule) as world:
         run(story(world), world.clock)

@@ -364,7 +364,7 @@ def test_on_fails_if_not_everything_can_be_given_back(watched: Watching) -> None
         done = watched.agent("-o", "on", "-n", "c1")
         assert done.returncode == 1
         assert "NOT all of c1 restored" in done.stderr
-        assert watched.agent("-o", "status", "-n", "c1").returncode == 2
+        assert watched.agent("-o", "status", "-n", "c1").returncode == 0, "it has some of its storage"
     assert watched.lines()[-1]["result"] == "not-restored"
 
 

@@ -1,0 +1,117 @@
+"""The disk under the watcher's and the agents' directories fails for real: ext4 and xfs on device mapper."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nvmefence.watcher.audit import FALLBACK
+from tests.lab import bringup, disks, faults, observer
+from tests.lab.guest.product import hosts_toml
+from tests.lab.guest.test_fencing import target
+from tests.lab.guest.watching import Ended, Observed, Place, reaches
+from tests.lab.shape import Shape
+
+pytestmark = pytest.mark.shape("small")
+ROUNDS = int(os.environ.get("NVMEFENCE_LAB_ROUNDS", "1"))
+HOSTS = {"compute-0": 2, "compute-1": 3}
+"""Virtual functions by host."""
+TIMEOUT_S = 5.0
+SLACK_S = 15.0
+"""Seconds beyond its time in which an agent must have ended, on an emulated processor with a disk that fails."""
+ALL = ("requests", "responses", "logs", "records", "audit")
+ON_THE_DISK = (ALL, ("responses",), ("requests", "logs"), ("records", "audit"), ("responses", "audit"))
+"""What is there; the rest is on a disk that does not fail."""
+
+
+@pytest.fixture
+def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterator[Place]:
+    serials = json.dumps([drive.serial for drive in drives])
+    made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
+    yield made
+    made.close()
+
+
+def lay(place: Place, number: int, disk: Path, there: tuple[str, ...]) -> None:
+    """Give the place new directories, some of them on the disk."""
+    paths = {name: (disk if name in there else place.folder) / f"{number}-{name}" for name in ALL}
+    for path in paths.values():
+        path.mkdir()
+    place.requests, place.responses, place.logs = paths["requests"], paths["responses"], paths["logs"]
+    place.records, place.audit_file = paths["records"], paths["audit"] / "audit.jsonl"
+
+
+def on_record(place: Place) -> set[str]:
+    """Return the hosts of which the audit, or its stand-in, says on this disk that they are fenced."""
+    files = [place.audit_file, place.responses / FALLBACK]
+    hosts = set()
+    for line in [line for file in files if file.exists() for line in file.read_bytes().splitlines()]:
+        with contextlib.suppress(ValueError):  # a part of one
+            found = json.loads(line)
+            if found["event"] == "answer" and found["result"] == "fenced":
+                hosts.add(found["target_node"])
+    return hosts
+
+
+def asked_in_trouble(place: Place, disk: disks.Disk, how: str, delay: float) -> dict[str, Ended]:
+    """Have one host fenced as the disk begins to fail, and one while it does."""
+    first, second = HOSTS
+    before = place.agent("off", first, TIMEOUT_S)
+    time.sleep(delay)
+    disk.fail(how)
+    after = place.agent("off", second, TIMEOUT_S)
+    ended = {host: agent.end(TIMEOUT_S + SLACK_S) for host, agent in ((first, before), (second, after))}
+    assert place.stop() == 0, "a watcher that is told to end does so, whatever its disk does"
+    disk.mend()
+    return ended
+
+
+@pytest.mark.limit(120 + 60 * ROUNDS)
+@pytest.mark.parametrize("kind", list(disks.SIZE_MIB))
+def test_on_a_disk_that_fails_no_success_is_false_or_unrecorded_and_all_goes_on_when_it_is_mounted_again(
+    kind: str, place: Place, drives: list[observer.Drive], baseline: bringup.Attachments, tmp_path: Path
+) -> None:
+    if reason := disks.why_not(kind):
+        assert os.environ.get("NVMEFENCE_LAB") != "require", reason
+        pytest.skip(reason)
+    seed = time.time_ns() % 2**31
+    victims = {host: target(drives, function) for host, function in HOSTS.items()}
+    observed = Observed(drives)
+    with disks.Disk(kind, tmp_path) as disk:
+        for number in range(ROUNDS):
+            rng = random.Random(f"{seed} {number}")
+            there, how, delay = rng.choice(ON_THE_DISK), rng.choice(list(disks.FAILURES)), rng.uniform(0, 2.5)
+            print(f"{kind} seed {seed} round {number}: {how} after {delay:.2f} s under {', '.join(there)}")
+            lay(place, number, disk.path, there)
+            place.start()
+            ended = asked_in_trouble(place, disk, how, delay)
+            seen = observed()
+            for host, one in ended.items():
+                print(f"  {host}: exit {one.code} after {one.seconds:.1f} s: {one.err.strip()[-300:]}")
+                assert one.code in (0, 1)
+                assert one.code == 0 or one.err.strip(), "a failure says why"
+                assert one.code == 1 or not reaches(seen, victims[host]), f"{host} is not cut"
+            disk.unmount()
+            disk.mount()
+            recorded = on_record(place)
+            for host, one in ended.items():
+                assert one.code == 1 or host in recorded, f"the success for {host} is on no audit"
+            for path in place.responses.glob("[!.]*.json"):
+                answer = place.response(path.name)
+                assert not answer["success"] or answer["target_node"] in recorded, path.name
+            place.start()
+            faults.wait_for("old requests to be dealt with", lambda: not place.pending())
+            for host, victim in victims.items():
+                again = place.fence(host)
+                assert again.code == 0, f"{host}, when all was well: {again.err}"
+                assert not reaches(observed(), victim)
+            assert place.stop() == 0
+            bringup.restore(baseline)
+    observed.close()
