@@ -94,7 +94,7 @@ class Direct:
         there = places(self.settings)
         keeper = Keeper(there.store, Thread("nvmefence-record"), time.time)
         asked = {name: [(self.request_id, self.by)] for name in self.names}
-        beside = Beside(keeper, there.locks, asked, self.settings.quiesce.name)
+        beside = Beside(keeper, there.locks, asked, self.settings.quiesce.name, self.site.in_flight)
 
         def heard(drive: DriveEvidence, phase: str) -> None:
             beside.heard(drive, phase)

@@ -25,6 +25,8 @@ class Site:
     discover: Callable[[], Sequence[Drive]]
     """Finds the drives anew at each call; threads may call it side by side."""
     simulated: bool
+    in_flight: Callable[[], int] | None = None
+    """How many commands the kernel holds, also of those that nobody waits for; None: that cannot be told."""
     events: Uevents | None = None
     """What the kernel tells of drives; None where nobody tells anything."""
 
@@ -49,7 +51,7 @@ def open_site(settings: Settings) -> Site:
         raise AccessError(f"backend {error}", "choose another with --backend auto") from None
     except OSError as error:
         raise AccessError(f"the submission queue cannot be opened: {error.strerror}") from None
-    return Site(queue, drives.Discovery(), simulated=False, events=Uevents())
+    return Site(queue, drives.Discovery(), simulated=False, in_flight=queue.in_flight, events=Uevents())
 
 
 def _simulated(path: str) -> Site:

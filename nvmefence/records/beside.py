@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,6 +16,8 @@ from nvmefence.records.recorder import Keeper
 UNANSWERED_S: Final = 150.0
 """Seconds for which a command without an answer may still be carried out: Linux aborts it after 60, and resets the
 controller after as many again."""
+_LOOK_S: Final = 0.5
+"""Seconds between two looks whether the kernel still holds a command."""
 
 
 class Beside:
@@ -25,9 +27,17 @@ class Beside:
     """
 
     def __init__(
-        self, keeper: Keeper, locks: HostLocks, asked: Mapping[str, Sequence[tuple[str, str]]], quiesce: str
+        self,
+        keeper: Keeper,
+        locks: HostLocks,
+        asked: Mapping[str, Sequence[tuple[str, str]]],
+        quiesce: str,
+        in_flight: Callable[[], int] | None = None,
     ) -> None:
-        """`asked` has the hosts, each with (request id, by whom); `quiesce` is the rule's name."""
+        """`asked` has the hosts, each with (request id, by whom); `quiesce` is the rule's name; `in_flight` is
+        that of `Site`.
+        """
+        self._in_flight = in_flight
         self._lock = locks.fence()
         self._recorder = keeper.recorder(asked, quiesce)
         self._drives: dict[tuple[str, str], DriveEvidence] = {}
@@ -67,12 +77,25 @@ class Beside:
 
     def end(self) -> None:
         """Keep restores away no longer, unless the fence has left commands without an answer: they could cut a host
-        that has its storage again. Again is harmless.
+        that has its storage again. Then it does so later. Again is harmless.
         """
         if _unanswered(self._drives.values()):
-            asyncio.get_running_loop().call_later(UNANSWERED_S, self._lock.end)
+            loop = asyncio.get_running_loop()
+            self._end_later(loop, loop.time() + UNANSWERED_S)
         else:
             self._lock.end()
+
+    def _end_later(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
+        """Do it when the kernel holds no command any more: then none is carried out later. `until` at the latest.
+
+        A command that was given up is over for the kernel when the drive has answered, or when its controller was
+        disabled or is gone (nvme_timeout, nvme_dev_disable): either way the drive does nothing about it later.
+        """
+        left = until - loop.time()
+        if left <= 0 or (self._in_flight is not None and self._in_flight() == 0):
+            self._lock.end()
+        else:
+            loop.call_later(left if self._in_flight is None else min(_LOOK_S, left), self._end_later, loop, until)
 
 
 def _unanswered(drives: Iterable[DriveEvidence]) -> bool:

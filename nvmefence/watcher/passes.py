@@ -173,7 +173,7 @@ class Passes:
         asked: dict[str, list[tuple[str, str]]] = {host.name: list(itself) for host in made.hosts}
         for ticket in made.tickets:
             asked[ticket.host.name].append((ticket.request.request_id, "watcher"))
-        beside = Beside(self._keeper, self._locks, asked, self._options.quiesce.name)
+        beside = Beside(self._keeper, self._locks, asked, self._options.quiesce.name, self._site.in_flight)
         made.release = beside.end
         beside.enter(asked)
         await self._fence(made, hostmap, beside)

@@ -43,8 +43,8 @@ class Scene:
     """Whether a process was killed that may have cut something and not put it on record."""
     interrupted: bool = False
     """Whether the drive may have gone away, or answered in part, in the middle of a cut."""
-    hung: bool = False
-    """Whether commands of the fences may be without an answer after their end."""
+    unconfirmed: set[str] = field(default_factory=set)
+    """Hosts with a fence that failed: it may have left commands without an answer."""
     untold: set[str] = field(default_factory=set)
     """Hosts of which a restore left something out because of that."""
 
@@ -81,8 +81,6 @@ class Fault:
     """any; early (before it is asked); middle (after it was asked)."""
     hosts: int = 1
     """So many hosts at least."""
-    hangs: bool = False
-    """Commands get no answer in time: restores are refused for a while."""
     short_timeout: bool = False
     """Some agents have less time than the fault lasts."""
 
@@ -283,7 +281,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     Fault("virtual functions down and up", _functions_down_and_up, fits=_SERIAL, timing="middle"),
     Fault("controllers offline and online", _functions_offline_and_online, fits=_SERIAL),
     Fault("attached by a stranger", _attached_by_a_stranger, fits=_SERIAL, timing="middle"),
-    Fault("drive hangs", _behaving(_hung), certain=True, fits=_SERIAL, timing="early", hangs=True),
+    Fault("drive hangs", _behaving(_hung), certain=True, fits=_SERIAL, timing="early"),
     Fault("drive answers late", _behaving(_late), fits=_SERIAL, timing="early"),
     Fault("drive refuses", _behaving(_refusal), certain=True, fits=_SERIAL, timing="early"),
     Fault("drive cannot be read", _behaving(_unread), certain=True, fits=_SERIAL, timing="early"),

@@ -173,7 +173,6 @@ class Campaign:
         try:
             if number % RESTART_EVERY == 0:
                 self._restart(scene)
-            scene.hung = fault.hangs
             scene.interrupted = not early or fault.timing == "early" or scene.killed
             asked = self._under_fault(fault, scene, early)
             self._heal()
@@ -224,6 +223,7 @@ class Campaign:
                 self._collect(one)
             for one in asked:
                 self._judge(one, fault, scene, early)
+        scene.unconfirmed.update(one.host for one in asked if one.success is not True)
         return asked
 
     def _ask(self, scene: Scene, fault: Fault) -> Iterator[Asked]:
@@ -378,8 +378,8 @@ class Campaign:
         return [host for host in self._hosts if host not in self._resting.hosts]
 
     def _rests(self, scene: Scene, host: str, text: str, claim: Claim | None) -> bool:
-        """Whether a restore was rightly refused: a drive that hung may still carry out a fence's commands."""
-        if not (scene.hung and is_refused(text)):
+        """Whether a restore was rightly refused: a drive may still carry out commands of a fence that failed."""
+        if not (host in scene.unconfirmed and is_refused(text)):
             return False
         self._resting.put(host, scene, claim)
         self.tally.restores["refused for a while"] += 1
@@ -387,25 +387,39 @@ class Campaign:
 
     def _wake(self, all_hosts: bool = False) -> None:
         """Give hosts back for which the time is over; wait for it where too few are left, or all are wanted."""
-        for host, scene in self._resting.over(0 if all_hosts else len(self._hosts) - MOST_HOSTS):
+        most = 0 if all_hosts else len(self._hosts) - MOST_HOSTS
+        self._wake_some(most)
+        while len(self._resting.hosts) > most:  # some rest on, for so long as they may
+            self._wake_some(most)
+
+    def _wake_some(self, most: int) -> None:
+        for host, scene in self._resting.over(most):
             before = self._counts()
+            back = True
             try:
-                self._give_back_late(host, scene)
+                back = self._give_back_late(host, scene)
             except Exception as error:
                 self.tally.broken.append(f"{type(error).__name__}: {error}")
                 self._put_right()
             self._mark(before, f"{host}, after its rest")
-            print(f"{host}, after its rest: {self._latest(before) or 'has all again'}", flush=True)
+            said = self._latest(before) or ("has all again" if back else "rests on")
+            print(f"{host}, after its rest: {said}", flush=True)
 
-    def _give_back_late(self, host: str, scene: Scene) -> None:
+    def _give_back_late(self, host: str, scene: Scene) -> bool:
+        """Return whether the host is restored, as far as that goes; False: it rests on."""
+        claim = self.witness.claims.get(host)
         self.witness.release([host])
         one = Asked(host, "on", self._timeout, time.monotonic(), request=self._request("on", host, self._timeout))
         self._collect(one)
         self.tally.restores["after a while"] += 1
+        if one.success is False and is_refused(one.reason) and self._resting.put(host, scene, claim):
+            return False
+        self._resting.forget(host)
         if one.success is False:
             self._left_out(scene, host, f"on for {host}: {one.reason}")
         self._compare(scene, {host}, allowed=False)
         self._place.archive(self._resting.hosts)
+        return True
 
     def _left_out(self, scene: Scene, host: str, text: str) -> None:
         """A restore did not give everything back."""

@@ -13,6 +13,9 @@ from tests.lab.witness import Claim, Witness
 MARGIN_S: Final = 10.0
 """Seconds beyond `UNANSWERED_S` in which a restore must be possible again, on an emulated processor."""
 
+AGAIN_S: Final = 15.0
+"""Seconds between two tries."""
+
 
 def is_refused(text: str) -> bool:
     """Whether a restore was refused because a fence of its host has not come to an end."""
@@ -22,7 +25,8 @@ def is_refused(text: str) -> bool:
 @dataclass(frozen=True)
 class _Rest:
     scene: Scene
-    until: float
+    again: float
+    """When to try."""
 
 
 class Resting:
@@ -31,29 +35,43 @@ class Resting:
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
         self._rests: dict[str, _Rest] = {}
+        self._until: dict[str, float] = {}
 
     @property
     def hosts(self) -> set[str]:
         """Who rests."""
         return set(self._rests)
 
-    def put(self, host: str, scene: Scene, claim: Claim | None) -> None:
-        """Let a host rest; its last fence has ended. What was said of it is still held against it."""
-        self._rests[host] = _Rest(scene, time.monotonic() + UNANSWERED_S + MARGIN_S)
+    def put(self, host: str, scene: Scene, claim: Claim | None) -> bool:
+        """Let a host rest for a while; its last fence has ended. What was said of it is still held against it.
+
+        False: it has rested for as long as it may.
+        """
+        now = time.monotonic()
+        until = self._until.setdefault(host, now + UNANSWERED_S + MARGIN_S)
+        if now >= until:
+            return False
+        self._rests[host] = _Rest(scene, min(now + AGAIN_S, until))
         if claim is not None:
             self._witness.resume(claim)
+        return True
 
     def over(self, most: int) -> list[tuple[str, Scene]]:
         """Return those whose rest is over, who rest no longer; waits until not more than `most` are left."""
         ready: list[tuple[str, Scene]] = []
-        for host, rest in sorted(self._rests.items(), key=lambda item: item[1].until):
+        for host, rest in sorted(self._rests.items(), key=lambda item: item[1].again):
             if len(self._rests) > most:
-                time.sleep(max(rest.until - time.monotonic(), 0))
-            if rest.until <= time.monotonic():
+                time.sleep(max(rest.again - time.monotonic(), 0))
+            if rest.again <= time.monotonic():
                 del self._rests[host]
                 ready.append((host, rest.scene))
         return ready
 
+    def forget(self, host: str) -> None:
+        """The host has its storage again."""
+        self._until.pop(host, None)
+
     def clear(self) -> None:
         """Forget all of them."""
         self._rests.clear()
+        self._until.clear()

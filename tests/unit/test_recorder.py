@@ -102,7 +102,12 @@ class Bench:
         self.transport.faults[f"/dev/nvme{number}"] = hook
 
     async def fence(
-        self, *hosts: str, rule: str = "drain", deadline: float = 10.0, within: float = 0.2
+        self,
+        *hosts: str,
+        rule: str = "drain",
+        deadline: float = 10.0,
+        within: float = 0.2,
+        in_flight: Callable[[], int] | None = None,
     ) -> FenceReport:
         found = [
             Drive(
@@ -111,7 +116,7 @@ class Bench:
             for n in range(2)
         ]
         names = hosts or ("c1",)
-        beside = Beside(self.keeper, self.locks, {name: [("r-1", "test")] for name in names}, rule)
+        beside = Beside(self.keeper, self.locks, {name: [("r-1", "test")] for name in names}, rule, in_flight)
         options = beside.options(Options(deadline, parse(rule)))
         report = await fence(
             self.transport, self.hostmap, found, [self.hostmap.find(name) for name in names], options, beside.heard
@@ -342,6 +347,31 @@ def test_restores_are_kept_away_for_as_long_as_a_command_may_still_be_carried_ou
             with pytest.raises(Exception, match="under way"):
                 bench.locks.restore("c1")
             await asyncio.sleep(2.0)
+        bench.locks.restore("c1").end()
+
+    run(story(), bench.clock)
+
+
+def test_restores_are_kept_away_no_longer_than_the_kernel_has_a_command(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fault(0, on(NAMESPACE_ATTACHMENT, hang()))
+    held = 1
+
+    async def story() -> None:
+        nonlocal held
+        await bench.fence(deadline=2.0, in_flight=lambda: held)
+        await asyncio.sleep(50.0)
+        with pytest.raises(Exception, match="under way"):
+            bench.locks.restore("c1")
+        held = 0
+        await asyncio.sleep(1.0)
+        bench.locks.restore("c1").end()
+        held = 1
+        await bench.fence(deadline=2.0, in_flight=lambda: held)
+        await asyncio.sleep(UNANSWERED_S - 1.0)
+        with pytest.raises(Exception, match="under way"):
+            bench.locks.restore("c1")
+        await asyncio.sleep(2.0)
         bench.locks.restore("c1").end()
 
     run(story(), bench.clock)
