@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nvmefence.errors import UnknownHostError, nearest
 from nvmefence.inventory.drives import Drive, LocalController
-from nvmefence.inventory.selectors import ByController, ByVirtualFunction, DriveView, Refusal, Selector
+from nvmefence.inventory.selectors import KINDS, ByController, ByVirtualFunction, DriveView, Refusal, Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +117,8 @@ class HostMap:
                 "correct the map; if hosts' controllers are visible here on purpose, set own under [drives]",
             )
         # Different virtual functions, which the map's check made sure of, are different controllers on any drive.
-        kinds = (
-            (ByController,) if isinstance(host.selector, ByVirtualFunction) else (ByController, ByVirtualFunction)
-        )
-        for owners in [self._owners(view, kind) for kind in kinds]:
+        same = ByVirtualFunction if isinstance(host.selector, ByVirtualFunction) else None
+        for owners in [self._owners(view, kind) for kind in KINDS if kind is not same]:
             for cntlid in sorted(ids.intersection(owners)):
                 others = [name for name in owners[cntlid] if name != host.name]
                 if others:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from nvmefence.inventory.drives import Drive
 from nvmefence.nvme.structures import SecondaryController
@@ -126,6 +126,8 @@ class ByVirtualFunction:
 
 
 Selector = ByController | ByVirtualFunction
+KINDS: Final[tuple[type[Selector], ...]] = get_args(Selector)
+"""All of them: a controller that hosts named in different ways share is looked for among all."""
 
 
 def _join(numbers: Sequence[int]) -> str:
