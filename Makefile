@@ -11,11 +11,14 @@ ETC ?= /etc
 SHARE ?= /usr/local/share
 AGENTS := fence_gfs2_recorder fence_nvmefence
 PROGRAMS := nvmefence $(AGENTS)
+# The reporter to Kubernetes has an environment of its own: what its client library needs comes near no fence.
+REPORTER := nvmefence-nnf-report
+REPORTER_PREFIX ?= /opt/$(REPORTER)
 
 SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
 
-.PHONY: help demo test model check bench chaos chaos-lab lab install uninstall build lab-packages cluster-packages \
-  model-packages monitoring-packages manual-packages clean distclean source wheel deb rpm packages test-packages matrix
+.PHONY: help demo test model check bench chaos chaos-lab lab install install-nnf-report uninstall build lab-packages \
+  cluster-packages model-packages monitoring-packages manual-packages clean distclean source wheel deb rpm packages test-packages matrix
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -27,6 +30,7 @@ help:
 	@echo "make chaos-lab   the same with the drives of the lab: faults, fences and restores of many hosts (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"
 	@echo "make install  into $(PREFIX), links in $(SBIN), unit file in $(ETC), manual pages in $(SHARE) (root)"
+	@echo "make install-nnf-report  the reporter to Kubernetes into $(REPORTER_PREFIX), beside an installation of either kind (root)"
 	@echo "make packages a wheel, a Debian package and an RPM, in dist/; or one of: make wheel, make deb, make rpm"
 	@echo "make test-packages  build them, and install each in a clean environment (root, minutes)"
 	@echo "make matrix   unit tests on every Python and with every compiler that can be had, and on aarch64 (root, minutes)"
@@ -122,7 +126,7 @@ install:
 	@rm -rf $(SHARE)/doc/nvmefence/docs
 	@cp -r docs $(SHARE)/doc/nvmefence/docs
 	@chmod -R u=rwX,go=rX $(SHARE)/doc/nvmefence/docs
-	@install -D -m 644 -t $(SHARE)/doc/nvmefence/examples packaging/examples/*
+	@install -D -m 644 -t $(SHARE)/doc/nvmefence/examples packaging/examples/* packaging/monitoring/* packaging/kubernetes/*
 	@install -m 644 packaging/systemd/nvmefence-watcher.service.d/after-fence.conf.example \
 	  $(SHARE)/doc/nvmefence/examples/after-fence.conf
 	@$(SBIN)/nvmefence version
@@ -130,6 +134,22 @@ install:
 	@echo "  nvmefence hosts discover > $(ETC)/nvmefence/hosts.toml, fill in the hosts, nvmefence check"
 	@echo "  systemd-tmpfiles --create nvmefence.conf && systemctl daemon-reload"
 	@echo "  systemctl enable --now nvmefence-watcher"
+	@echo "the guide, by task: $(SHARE)/doc/nvmefence/docs/guide.md"
+
+install-nnf-report:
+	@packaging/ensure-packages build
+	@echo "== $(REPORTER) and its client library into $(REPORTER_PREFIX), linked into $(SBIN)"
+	@$(PYTHON) -m venv $(REPORTER_PREFIX)
+	@$(REPORTER_PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check ".[kubernetes]"
+	@mkdir -p $(SBIN)
+	@ln -sf $(REPORTER_PREFIX)/bin/$(REPORTER) $(SBIN)/$(REPORTER)
+	@echo "== unit file (not enabled), sysusers.d and tmpfiles.d into $(ETC)"
+	@install -d -m 755 $(ETC)/nvmefence $(ETC)/systemd/system $(ETC)/sysusers.d $(ETC)/tmpfiles.d
+	@sed 's|/usr/sbin/$(REPORTER)|$(SBIN)/$(REPORTER)|' packaging/systemd/$(REPORTER).service \
+	  > $(ETC)/systemd/system/$(REPORTER).service
+	@install -m 644 packaging/sysusers.d/$(REPORTER).conf $(ETC)/sysusers.d/$(REPORTER).conf
+	@install -m 644 packaging/tmpfiles.d/$(REPORTER).conf $(ETC)/tmpfiles.d/$(REPORTER).conf
+	@$(SBIN)/$(REPORTER) --version
 
 uninstall:
 	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
@@ -138,7 +158,12 @@ uninstall:
 	@rm -f $(foreach name,$(PROGRAMS),$(SHARE)/bash-completion/completions/$(name))
 	@rm -f $(SHARE)/man/man5/nvmefence*.5 $(SHARE)/man/man8/nvmefence*.8
 	@rm -f $(foreach name,$(AGENTS),$(SHARE)/man/man8/$(name).8)
-	@rm -rf $(PREFIX) $(SHARE)/doc/nvmefence
+	@rm -f $(SBIN)/$(REPORTER) $(ETC)/systemd/system/$(REPORTER).service
+	@rm -f $(ETC)/sysusers.d/$(REPORTER).conf $(ETC)/tmpfiles.d/$(REPORTER).conf
+	@rm -rf $(PREFIX) $(REPORTER_PREFIX) $(SHARE)/doc/nvmefence
+
+# Who answers for the packages, "Name <address>". Without it they name nobody: packaging/build-deb.
+export MAINTAINER
 
 # What packages are built from, clean of what earlier builds left.
 source: build

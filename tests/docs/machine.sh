@@ -48,7 +48,7 @@ for place in $own; do
     mkdir -p "$machine$place" "$root$place"
     mount --bind "$machine$place" "$root$place"
 done
-show_all /opt /opt/nvmefence
+show_all /opt /opt/nvmefence /opt/nvmefence-nnf-report
 mkdir -p "$root/.programs" "$root/dev"
 mount --bind /usr/sbin "$root/.programs"
 mount -t tmpfs -o mode=755 none "$root/dev" # a mount of its own, or systemd would mount the machine's

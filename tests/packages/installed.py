@@ -10,6 +10,15 @@ UNIT = "nvmefence-watcher.service"
 PROGRAMS = ("nvmefence", "fence_gfs2_recorder", "fence_nvmefence")
 MISSING = 'version = 1\n[drives]\nserials = ["NONE"]\n[hosts.c]\ncontrollers = 2\n'
 """A host map whose drive is not there."""
+EXAMPLES = (
+    "hosts-rabbit.toml",
+    "hosts-dual-port.toml",
+    "nvmefence.toml",
+    "after-fence.conf",
+    "nvmefence.rules.yml",
+    "nvmefence-dashboard.json",
+    "nvmefence-nnf-report.yaml",
+)
 DIRECTORIES = {
     "/localdisk/gfs2-fencing/requests": "750 root:root",
     "/localdisk/gfs2-fencing/responses": "750 root:root",
@@ -30,7 +39,7 @@ def files_are_in_place(machine: CleanRoot, modules: str) -> None:
         assert machine.has(f"/usr/share/bash-completion/completions/{program}")
     compiled = machine.must("find", f"{modules}/nvmefence", "-name", "*.pyc")
     assert "/agents/__pycache__/fence_gfs2_recorder.cpython-3" in compiled, "an agent starts slowly otherwise"
-    for example in ("hosts-rabbit.toml", "hosts-dual-port.toml", "nvmefence.toml", "after-fence.conf"):
+    for example in EXAMPLES:
         assert machine.has(f"/usr/share/doc/nvmefence/examples/{example}")
     assert machine.has("/etc/logrotate.d/nvmefence")
 

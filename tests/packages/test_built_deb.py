@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -76,6 +77,12 @@ def test_pcs_knows_the_agents(machine: CleanRoot) -> None:
     assert "deadline: " in machine.must("pcs", "stonith", "describe", "fence_nvmefence")
     listed = machine.must("crm_resource", "--list-agents=stonith").split()
     assert {"fence_gfs2_recorder", "fence_nvmefence"} <= set(listed)
+
+
+def test_it_names_who_answers_for_it_or_nobody() -> None:
+    command = ["dpkg-deb", "--field", str(built("nvmefence_*.deb")), "Maintainer"]
+    named = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    assert named == (os.environ.get("MAINTAINER") or "nobody is named <nobody@nvmefence.invalid>")
 
 
 def test_lintian_has_nothing_to_say() -> None:

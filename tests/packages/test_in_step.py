@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -36,13 +38,55 @@ def test_versions_are_the_same_everywhere() -> None:
 
 def test_every_program_is_in_every_package() -> None:
     programs = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
-    del programs["nvmefence-nnf-report"]  # no distribution has its lightkube: docs/nnf.md says so
+    del programs["nvmefence-nnf-report"]  # no distribution has its lightkube: make install-nnf-report
     assert first(r"^PROGRAMS := (.+)$", PACKAGING / "debian/rules").split() == list(programs)
     assert first(r"^%global programs (.+)$", PACKAGING / "rpm/nvmefence.spec").split() == list(programs)
     for program, entry in programs.items():
         command = [PACKAGING / "write-agent", "/usr/bin/python3", program, "/place"]
         script = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert f"\nfrom {entry.partition(':')[0]} import console\n" in script
+
+
+def test_every_example_is_installed_by_every_package_and_by_make() -> None:
+    folders = {"packaging/examples/*", "packaging/kubernetes/*", "packaging/monitoring/*"}
+    lists = {
+        "debian": (PACKAGING / "debian/nvmefence.examples").read_text(),
+        "rpm": (PACKAGING / "rpm/nvmefence.spec").read_text(),
+        "make": (ROOT / "Makefile").read_text(),
+    }
+    for name, text in lists.items():
+        assert set(re.findall(r"packaging/\w+/\*", text)) == folders, name
+
+
+def test_every_page_is_installed_by_every_package_and_by_make() -> None:
+    pages = {"README.md", "SECURITY.md", "CHANGELOG.md"}
+    listed = set((PACKAGING / "debian/nvmefence.docs").read_text().split())
+    assert listed | {first(r"install -m 644 (\S+) \S+/doc/nvmefence$", PACKAGING / "debian/rules")} == pages | {
+        "docs"
+    }
+    assert set(first(r"%\{_docdir\}/%\{name\} (\w.+)$", PACKAGING / "rpm/nvmefence.spec").split()) == pages
+    assert set(first(r"/doc/nvmefence (\w.+)$", ROOT / "Makefile").split()) == pages
+
+
+def test_no_address_is_given_that_nobody_reads() -> None:
+    files = [path for path in PACKAGING.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files += [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "pyproject.toml", ROOT / "setup.py"]
+    given = {
+        (path.name, one)
+        for path in files
+        for one in re.findall(r"[\w.+-]+@[\w-]+\.(?!service)[a-z]{2,}\b", path.read_text("utf-8"))
+    }
+    assert given == {("build-deb", "nobody@nvmefence.invalid")}, "MAINTAINER is the one place: CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("maintainer", ["nobody", "a@b", "<a@b>", "A B a@b"])
+def test_a_maintainer_without_a_name_or_an_address_is_refused(maintainer: str, tmp_path: Path) -> None:
+    (tmp_path / "source/packaging").mkdir(parents=True)
+    shutil.copytree(PACKAGING / "debian", tmp_path / "source/packaging/debian")
+    command = [PACKAGING / "build-deb", tmp_path / "source", tmp_path]
+    environment = {**os.environ, "MAINTAINER": maintainer}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (2, "MAINTAINER must be like: Name <address>\n")
 
 
 def test_python_is_the_same_everywhere() -> None:
