@@ -108,7 +108,6 @@ def test_the_parameters_of_a_device_are_those_of_the_agent() -> None:
 @pytest.mark.parametrize(
     ("page", "heading"),
     [
-        ("docs/watcher.md", "When something is wrong"),
         ("docs/troubleshooting.md", "Troubleshooting"),
         ("docs/nnf.md", "When something is wrong"),
     ],
