@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.docs import manual, test_cluster, test_desk, test_direct_agent, test_service
+from tests.docs import manual, test_cluster, test_desk, test_direct_agent, test_guide, test_service
 from tests.docs.manual import Command
 from tests.docs.steps import Step
 
@@ -21,10 +21,12 @@ CLUSTER = "needs a Kubernetes cluster with NNF's software"
 REPORTER = f"{CLUSTER}; tests/nnf runs the reporter, its unit file and its rights"
 EXCEPTIONS = {
     "make demo": "boots the emulated Rabbit for a show of minutes; tests/lab tests what it shows",
+    "make build": "makes what this test runs in",
     "make test": "runs this test",
     "make model": "takes minutes and gigabytes; tests/model looks at the same with smaller bounds",
     "make packages": "builds for half a minute; make test-packages does, and installs each package in a clean root",
     "make rpm RPM_PYTHON=python3.12 RPM_BUNDLE=1": "needs that Python; tests/packages builds one",
+    "make install-nnf-report": "takes half a minute; tests/packages/test_built_reporter.py runs it",
     "make test-packages": "builds and installs for minutes",
     "make bench": "measures for minutes in the emulated Rabbit, and writes into this folder",
     "make chaos": "tries faults for minutes; tests/chaos tries each of them for a few rounds",
@@ -52,7 +54,7 @@ _JOINTS = re.compile(r"\s*(?:&&|\|\||[|;&]|\n)\s*")
 
 
 def executed() -> set[str]:
-    scenes = (test_desk, test_service, test_cluster, test_direct_agent)
+    scenes = (test_desk, test_service, test_cluster, test_direct_agent, test_guide)
     steps: list[Step[Any]] = [step for scene in scenes for step in scene.STEPS]
     return {*test_desk.BESIDE, *(command for step in steps for command in step.commands)}
 

@@ -63,6 +63,10 @@ def another_process_serves(service: Service) -> None:
     assert service.room.shows(UNIT, "ActiveState") == "active"
 
 
+def has_the_fence(text: str) -> None:
+    assert "Fenced compute-2" in text
+
+
 def is_gone(service: Service) -> None:
     assert service.room.shows(UNIT, "ActiveState") == "inactive"
     assert service.room.systemctl("is-enabled", UNIT).strip() == "disabled"
@@ -79,6 +83,8 @@ STEPS: list[Step[Service]] = [
     Step("journalctl -u nvmefence-watcher", says=["serving .* for 2 hosts", "host map read anew .*: 3 hosts"]),
     Step("journalctl -u nvmefence-watcher --lines=50", says=[r"request [-0-9a-f]+\.json", "Fenced compute-2"],
          before=ask),
+    Step("journalctl -u nvmefence-watcher --since -1d > journal.txt", folder="/localdisk",
+         after=lambda service: has_the_fence(service.machine.inside("/localdisk/journal.txt").read_text())),
     Step("systemctl status nvmefence-watcher", says=["Status: .* Fenced compute-2"]),
     Step("systemctl restart nvmefence-watcher", before=remember_its_process, after=another_process_serves),
     Step("ls -ld /localdisk/gfs2-fencing/responses/", says=[f"^drwxr-x--- .* root root .* {RESPONSES}/$"]),
