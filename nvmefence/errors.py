@@ -22,11 +22,13 @@ class Exit(enum.IntEnum):
     DRIVES_MISSING = 5
     """No drives, or not the expected ones; those that are there were cut, yet nothing is confirmed."""
     REFUSED = 6
-    """The host's controllers resolve to something that must not be cut, such as this machine's own."""
+    """The host's controllers resolve to something that must not be cut, such as this machine's own. `qualify`:
+    the drive is not set aside for it; nothing was written."""
     NO_ACCESS = 7
     """Not permitted, or the forced backend is not available. Nothing was done."""
     UNKNOWN_STATE = 8
-    """`status`, `hosts discover`, dry run: some drive could not be read, so its part of the answer is missing."""
+    """`status`, `hosts discover`, dry run: some drive could not be read, so its part of the answer is missing.
+    `qualify`: not all that was asked could be measured."""
     CHECK_FAILED = 9
     """`check`, `hosts import --check`: a fence would fail, or something needs attention first."""
     BUSY = 10
@@ -35,7 +37,8 @@ class Exit(enum.IntEnum):
     """`explain`, `history`, `hosts import`, `report`, `restore`, `unfence`: a file cannot be read, is not what it
     should be, or is there already."""
     NOT_RESTORED = 12
-    """`restore`: not everything on record could be given back; what could not is named, and stays on record."""
+    """`restore`: not everything on record could be given back; what could not is named, and stays on record.
+    `qualify`: the drive is not as it was before; what differs is named."""
     UNDER_WAY = 13
     """`restore`, `unfence`: the host is being fenced, or restored. Nothing was done."""
     INTERNAL = 70

@@ -21,14 +21,17 @@ _EXIT_CODES = """exit codes:
   4    the host is not in the map; nothing was done
   5    drives are missing: those that are there were cut, nothing is confirmed
   6    the host's controllers cannot be cut on some drive (this machine's own, or
-       two hosts' at once, or not to be found); nothing was sent there
+       two hosts' at once, or not to be found); nothing was sent there. qualify:
+       the drive is not set aside; nothing was written
   7    not permitted, or the forced backend is not available; nothing was done
-  8    status, hosts discover, dry run: some drive could not be read
+  8    status, hosts discover, dry run: some drive could not be read. qualify:
+       not all that was asked could be measured
   9    check, hosts import --check: a fence would fail
   10   watch: another watcher serves the request directory; nothing was done
   11   explain, history, hosts import, report, restore, unfence: a file cannot be
        read, is not what it should be, or is there already
-  12   restore: not everything on record could be given back; what is left is named
+  12   restore: not everything on record could be given back; what is left is
+       named. qualify: the drive is not as it was; what differs is named
   13   restore, unfence: the host is being fenced or restored; nothing was done
   70   a defect in nvmefence; a fence that ended so is not confirmed
   130  stopped by a signal; a fence that ended so is not confirmed"""
@@ -73,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_status(add("status", "show which host is attached to which drive"))
     _add_report(add("report", "write the fleet, the history and the timeline of each fence as a page of HTML"))
     add("check", "check that every host of the map could be fenced now; changes nothing")
+    _add_qualify(add("qualify", "measure what writes, resets and cuts do on a drive set aside: DESTROYS ITS DATA"))
     _add_hosts(commands, common)
     _add_watch(add("watch", "serve request files with fences and response files, until SIGTERM"))
     _add_readers(commands)
@@ -169,6 +173,45 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(option("audit"), metavar="PATH", help=f"the watcher's (default {Settings().audit})")
     _add_places(parser, "records", "run_dir", "response_dir")
+
+
+def _add_qualify(parser: argparse.ArgumentParser) -> None:
+    """Add what names the drive that is set aside, and how it is measured."""
+    parser.add_argument("--drive", metavar="SERIAL", required=True, help="its serial number, or NQN")
+    parser.add_argument(
+        "--controller", metavar="CNTLID", type=when.cntlid, required=True,
+        help="the controller to write through and to cut, seen by this machine's kernel",
+    )  # fmt: skip
+    parser.add_argument(
+        "--namespace", metavar="NSID", type=when.count, required=True, help="the namespace to overwrite"
+    )
+    parser.add_argument(
+        "--reader", metavar="CNTLID", type=when.cntlid,
+        help="the controller to read back and to send commands through (default: the best of the others)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--yes-destroy-data", action="store_true", help="do not ask whether the namespace may be overwritten"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the report there as well; with --json, that object"
+    )
+    group = parser.add_argument_group("method")
+    for name, metavar, kind, default, meaning in (
+        ("--rounds", "N", when.count, 20, "cuts that find writes under way, for each method"),
+        ("--timing-rounds", "N", when.count, 100, "detachments without writes, for each backend"),
+        ("--watch", "SECONDS", when.interval, 15.0, "for which the medium is watched after each cut"),
+        ("--writes", "N", when.depth, 8, "under way at once"),
+        ("--write-size", "BYTES", when.write_size, 131072, "of a write"),
+        ("--pause", "SECONDS", when.pause, 0.0, "between two writes of one writer"),
+    ):
+        group.add_argument(
+            name, metavar=metavar, type=kind, default=default, help=f"{meaning} (default {default:g})"
+        )
+    group.add_argument(
+        "--only", metavar="QUESTION", action="append", choices=("writes", "drain", "times", "resets"),
+        help="writes, drain, times or resets; may be given several times (default: all)",
+    )  # fmt: skip
+    group.add_argument("--subsystem-reset", action="store_true", help="try an NVM subsystem reset as well")
 
 
 def _add_spool(parser: argparse.ArgumentParser) -> None:
@@ -322,11 +365,21 @@ def _command(arguments: argparse.Namespace) -> Command:
         from nvmefence.cli.history import history as run
     elif name == "explain":
         from nvmefence.cli.explain import explain as run
-    elif name == "report":
-        from nvmefence.cli.report import report as run
+    elif name in ("report", "qualify"):
+        return _reporting_command(name)
     else:
         from nvmefence.cli.version import version as run
     return run
+
+
+def _reporting_command(name: str) -> Command:
+    if name == "qualify":
+        from nvmefence.cli.qualify import qualify
+
+        return qualify
+    from nvmefence.cli.report import report
+
+    return report
 
 
 def _hosts_command(name: str) -> Command:

@@ -13,6 +13,10 @@ _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 864
 _LONGEST_INTERVAL_S: Final = 3600.0
 _LONGEST_PERMIT_S: Final = 3600.0
 """As `nvmefence.watcher.permit.LONGEST_S`."""
+_LARGEST_WRITE: Final = 1 << 24
+_MOST_WRITES: Final = 256
+_LAST_CNTLID: Final = 0xFFEF
+"""As `nvmefence.nvme.commands.MAX_CNTLID`."""
 
 
 def count(text: str) -> int:
@@ -46,11 +50,39 @@ def permitted(text: str) -> float:
     return _seconds(text, _LONGEST_PERMIT_S)
 
 
-def _seconds(text: str, most: float) -> float:
+def pause(text: str) -> float:
+    """Return seconds between two writes, 0 for none."""
+    return 0.0 if text in ("0", "0.0") else _seconds(text, _LONGEST_INTERVAL_S, least=0.001)
+
+
+def write_size(text: str) -> int:
+    """Return the bytes of a write."""
+    size = count(text)
+    if size % 4096 or size > _LARGEST_WRITE:
+        raise argparse.ArgumentTypeError(f"must be a multiple of 4096 up to {_LARGEST_WRITE}, is {text!r}")
+    return size
+
+
+def depth(text: str) -> int:
+    """Return how many writes are under way at once."""
+    number = count(text)
+    if number > _MOST_WRITES:
+        raise argparse.ArgumentTypeError(f"must be at most {_MOST_WRITES}, is {text!r}")
+    return number
+
+
+def cntlid(text: str) -> int:
+    """Return an id of a controller."""
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= _LAST_CNTLID):
+        raise argparse.ArgumentTypeError(f"must be a controller id, 0 to {_LAST_CNTLID}, is {text!r}")
+    return int(text)
+
+
+def _seconds(text: str, most: float, least: float = 1) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 1 <= seconds <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 1 to {most:g}")
+    if not least <= seconds <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {least:g} to {most:g}")
     return seconds

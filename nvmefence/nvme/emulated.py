@@ -234,6 +234,10 @@ class EmulatedTransport:
         """Pull a drive: `open` says ENOENT, open handles -ENODEV. Raises KeyError."""
         self._devices.pop(path).removed = True
 
+    def subsystem(self, path: str) -> EmulatedSubsystem:
+        """Return the drive behind a path. Raises KeyError."""
+        return self._devices[path].subsystem
+
     def open(self, path: str) -> int:
         """Open a path. Raises FileNotFoundError."""
         device = self._devices.get(path)

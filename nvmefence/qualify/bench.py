@@ -1,0 +1,85 @@
+"""The machine's side of a measurement: whose writes they are, where they are read back, who resets controllers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from nvmefence import threads
+from nvmefence.qualify.figures import Sample, Trouble, Write
+
+T = TypeVar("T")
+
+
+class Bench(Protocol):
+    """A host that writes through the target controller, and a reader of the same medium."""
+
+    simulated: bool
+
+    def start(self) -> None:
+        """Begin to write, until a write fails or `stop`. Raises Trouble."""
+        ...
+
+    def stop(self) -> None:
+        """Begin no more writes; those under way go on."""
+        ...
+
+    def writing(self) -> int:
+        """Return how many writers have not ended."""
+        ...
+
+    def writes(self) -> Sequence[Write]:
+        """Return the writes since the last `start`."""
+        ...
+
+    async def sample(self) -> Sample:
+        """Read the medium back through the controller that is not cut. Raises Trouble."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until both controllers are live and show the namespace. Raises Trouble."""
+        ...
+
+    async def reset(self, what: str) -> None:
+        """Reset a controller: "host" the target, "own" the other one, "subsystem" all. Raises Trouble."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; never waits."""
+        ...
+
+
+async def beside(call: Callable[[], T], seconds: float, what: str) -> T:
+    """Return `call()`, made in a thread that nobody waits for at the end. Raises Trouble when it takes longer.
+
+    What `call` raises is raised here.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = call()
+        except BaseException as error:  # handed to the caller
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threads.start(work)
+    try:
+        async with asyncio.timeout(seconds):
+            return await future
+    except TimeoutError:
+        raise Trouble(f"{what} did not return in {seconds:g} s") from None
