@@ -1,1 +1,1 @@
-"""What a vendor does not say of a drive, measured on one set aside for it: `nvmefence qualify`, and nothing else."""
+"""What a vendor does not say of a drive, measured on one that is set aside: `nvmefence qualify`, nothing else."""

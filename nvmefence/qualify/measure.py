@@ -179,10 +179,11 @@ class Measurement:
         while True:
             sample = await self._bench.sample()
             now = time.monotonic()
+            after = {write.number for write in self._bench.writes() if write.started > done}
             for _, number in sample - first:
                 if number not in seen:
                     seen[number] = now - done
-                    latest = now
+                    latest = latest if number in after else now
             quiet = now - latest >= self._plan.watch_s
             if quiet and (cut.method == "drain" or not self._bench.writing() or self._endless(now, done)):
                 break
