@@ -63,15 +63,15 @@ def qualify(arguments: argparse.Namespace, settings: Settings, screen: Screen) -
         screen.clear()
     if why:
         report.notes.append(f"no times by io_uring: {why}")
-    if hostmap is None:
+    if hostmap is None and not report.simulated:
         report.notes.append(f"there is no {settings.hosts}: no host's use of the drive is known from there")
     _publish(report, arguments, screen)
     return report.exit()
 
 
 def _hostmap(settings: Settings) -> HostMap | None:
-    """Read the host map; a machine that is set aside may have none."""
-    if settings.hosts == HOSTS_FILE and not os.path.lexists(HOSTS_FILE):
+    """Read the host map; a machine that is set aside may have none, and that of real drives is not of emulated ones."""
+    if settings.hosts == HOSTS_FILE and (settings.simulate or not os.path.lexists(HOSTS_FILE)):
         return None
     return hostfile.load(settings.hosts)
 

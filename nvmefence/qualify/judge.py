@@ -261,7 +261,7 @@ def settings(measured: Measured, model: str, firmware: str) -> list[str]:
     if not lines or few >= ENOUGH:
         return lines
     return [
-        f"# of {few} rounds, too few to rely on: {ENOUGH} at least",
+        f"# of {few} round{'s' if few != 1 else ''}, too few to rely on: {ENOUGH} at least",
         *(f"# {line}" if line else "" for line in lines),
     ]
 

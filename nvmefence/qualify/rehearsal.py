@@ -14,7 +14,7 @@ from nvmefence.nvme.emulated import EmulatedSubsystem, EmulatedTransport
 from nvmefence.nvme.transport import Command
 from nvmefence.qualify.figures import Plan, Sample, Trouble, Write
 
-WRITE_S: Final = (0.02, 0.08)
+WRITE_S: Final = (0.1, 0.4)
 """Seconds that an emulated write takes."""
 
 

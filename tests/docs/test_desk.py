@@ -70,6 +70,12 @@ def lay_out_the_rehearsal(desk: Desk) -> None:
     (folder / "hosts.toml").write_text(readme_map())
 
 
+def describe_a_bench(desk: Desk) -> None:
+    """Put the fleet of one drive there."""
+    (block,) = [one for one in manual.blocks_of(manual.ROOT / "docs/qualify.md") if "[fleet]" in one.text]
+    desk.machine.inside("/localdisk/bench.toml").write_text(block.text)
+
+
 def is_a_page(desk: Desk, words: str) -> None:
     text = desk.machine.inside("/var/lib/nvmefence/report.html").read_text()
     assert text.startswith("<!DOCTYPE html>")
@@ -157,9 +163,15 @@ IMPORTED: list[Step[Desk]] = [
          says=["^# SIMULATED: Checked on 18 live drives"]),
     Step("nvmefence check", says=["every host of the map could be fenced now on 18 drives"]),
 ]  # fmt: skip
+QUALIFIED: list[Step[Desk]] = [
+    Step("nvmefence qualify --simulate bench.toml --drive SIM00000 --controller 1 --namespace 1 "
+         "--rounds 2 --watch 1",
+         says=["^SIMULATED: no drive was measured", "every step worked", "as they were before: read back",
+               "Everything that was asked was measured"], folder="/localdisk", before=describe_a_bench),
+]  # fmt: skip
 BESIDE = [WATCH, "make install", "make uninstall", "make help"]
 """Commands that scenes are made with, or that a test below runs."""
-STEPS = [*FIRST_START, *EMERGENCY, *PAST, *LOOKS, *REHEARSED, *ALLOWED, *IMPORTED]
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *LOOKS, *REHEARSED, *ALLOWED, *IMPORTED, *QUALIFIED]
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +211,10 @@ def test_looking_is_as_written(desk: Desk) -> None:
 
 def test_a_persons_word_for_many_fences_is_given_and_taken_back(desk: Desk) -> None:
     follow(desk, ALLOWED)
+
+
+def test_a_measurement_is_rehearsed_as_written(desk: Desk) -> None:
+    follow(desk, QUALIFIED)
 
 
 def test_the_host_map_comes_from_nnfs_resources(desk: Desk) -> None:

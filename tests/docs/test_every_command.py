@@ -32,6 +32,7 @@ EXCEPTIONS = {
     "make chaos": "tries faults for minutes; tests/chaos tries each of them for a few rounds",
     "make chaos-lab": "boots a guest for minutes; tests/lab/guest/test_drive_faults.py has its short form",
     f"{BENCH} ...": "the same with options; that they exist is looked at below",
+    "nvmefence qualify --drive S64HNX0T500123 ...": f"{DRIVES}; tests/lab/guest/test_qualify.py runs it",
     "nvme detach-ns": f"{DRIVES}; make bench runs it",
     "nvme attach-ns": DRIVES,
     "kubectl get nnfnode": "named as what is of no use here",

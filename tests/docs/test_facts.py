@@ -162,7 +162,7 @@ def test_files_of_the_project_that_are_named_exist() -> None:
 def test_options_that_are_named_exist() -> None:
     named = {word for span in manual.spans() for word in re.findall(r"^--[a-z-]+", span)} - FOREIGN
     helped = told("nvmefence.agents.fence_gfs2_recorder", "--help") + told("tests.chaos", "--help")
-    for command in ("detach", "watch", "history", "explain", "status", "report"):
+    for command in ("detach", "watch", "history", "explain", "status", "report", "qualify"):
         helped += told("nvmefence.cli.main", command, "--help")
     helped += told("nvmefence.cli.main", "hosts", "import", "--help") + told("nvmefence.nnf.report", "--help")
     assert named
