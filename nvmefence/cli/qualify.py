@@ -70,7 +70,7 @@ def qualify(arguments: argparse.Namespace, settings: Settings, screen: Screen) -
 
 
 def _hostmap(settings: Settings) -> HostMap | None:
-    """Read the host map; a machine that is set aside may have none, and that of real drives is not of emulated ones."""
+    """Read the host map. A machine that is set aside may have none; that of real drives is not of emulated ones."""
     if settings.hosts == HOSTS_FILE and (settings.simulate or not os.path.lexists(HOSTS_FILE)):
         return None
     return hostfile.load(settings.hosts)
