@@ -186,6 +186,10 @@ class _Work:
                 report.trouble = str(failure)
             self._screen.progress("putting the drive back as it was")
             report.left = await put_back(controls[0], bench, before)
+            try:
+                await bench.ready()
+            except Trouble as trouble:
+                report.notes.append(str(trouble))
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -28,7 +29,7 @@ from nvmefence.nvme.emulated import (
 )
 from nvmefence.nvme.transport import Command
 from nvmefence.qualify import ground, judge, putback, rehearsal
-from nvmefence.qualify.blocks import BLOCK, MARK, block_name, holds_data, in_use
+from nvmefence.qualify.blocks import BLOCK, MARK, BlockBench, block_name, holds_data, in_use
 from nvmefence.qualify.control import Control
 from nvmefence.qualify.figures import (
     Cut,
@@ -47,7 +48,8 @@ from nvmefence.qualify.rehearsal import Rehearsal
 from nvmefence.settings import load
 
 OWN, TARGET, OTHER, NSID = 0, 11, 12, 1
-PLAN = Plan(rounds=2, timing_rounds=3, watch_s=0.08, writes=2)
+PLAN = Plan(rounds=2, timing_rounds=3, watch_s=0.05, writes=2)
+SHORT = Plan(rounds=1, timing_rounds=1, watch_s=0.01, writes=1)
 CHANGING = (NAMESPACE_ATTACHMENT, VIRTUALIZATION_MANAGEMENT)
 
 
@@ -105,8 +107,8 @@ class Place:
         """Cancel a measurement when it has sent so many changing commands; return what is not put back then."""
 
         async def work(before: State) -> list[str]:
-            bench = Rehearsal(self.transport, self.drive, TARGET, NSID, PLAN)
-            task = asyncio.create_task(Measurement([self.control], bench, PLAN, before).run())
+            bench = Rehearsal(self.transport, self.drive, TARGET, NSID, SHORT)
+            task = asyncio.create_task(Measurement([self.control], bench, SHORT, before).run())
             seen = 0
 
             def hook(_path: str, command: Command) -> Fault | None:
@@ -186,7 +188,7 @@ def test_late_writes_are_found_after_a_detach_and_none_after_a_drain_that_drains
 
 
 def test_a_drain_that_does_not_drain_is_ruled_out_and_auto_is_not_proposed() -> None:
-    measured = Place(Quirks(offline_drains=False)).measure(Plan(rounds=3, timing_rounds=1, watch_s=0.08, writes=2))
+    measured = Place(Quirks(offline_drains=False)).measure(Plan(rounds=3, timing_rounds=1, watch_s=0.05, writes=2))
     assert any(cut.late for cut in measured.of("drain"))
     assert verdicts(measured)["drain"] == verdicts(measured)["offline"] == "ruled_out"
     lines = judge._settings(measured, "MODEL 9", "1")
@@ -205,7 +207,7 @@ def test_a_drive_whose_detach_waits_shows_no_late_write_and_that_is_not_taken_fo
 
 
 def test_a_drive_that_takes_new_writes_after_a_detach_is_told_apart_and_nothing_is_justified() -> None:
-    measured = Place(kind=NeverCut).measure(Plan(rounds=1, timing_rounds=1, watch_s=0.08, writes=1))
+    measured = Place(kind=NeverCut).measure(Plan(rounds=1, timing_rounds=1, watch_s=0.05, writes=1))
     assert any(cut.accepted_after for cut in measured.of("none"))
     assert words(measured)[0] == "not_cut"
     assert "justified" not in (verdicts(measured)["wait"], verdicts(measured)["none"])
@@ -419,10 +421,70 @@ def test_a_block_device_that_is_held_or_has_partitions_or_is_one_path_of_many_is
         block_name("nvme5", 1, tmp_path)
 
 
+class FileBench(BlockBench):
+    """Block devices that are a file."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        local = LocalController("nvme-none", "/dev/nvme-none", OWN, "", "live", False)
+        super().__init__(local, local, NSID, plan)
+        self.path = path
+
+    def _block(self, controller: LocalController) -> str:
+        return "file"
+
+    def _take(self, controller: LocalController, flags: int) -> int:
+        return os.open(self.path, flags & ~(os.O_DIRECT | os.O_EXCL))
+
+
+def a_file(tmp_path: Path, data: bytes = b"") -> Path:
+    path = tmp_path / "medium"
+    path.write_bytes(data)
+    os.truncate(path, 4 << 20)
+    return path
+
+
+def test_what_is_written_is_read_back_and_a_part_of_a_write_is_seen(tmp_path: Path) -> None:
+    path = a_file(tmp_path)
+
+    async def work() -> None:
+        bench = FileBench(path, Plan(writes=2, size=2 * BLOCK, pause_s=0.002))
+        bench.open()
+        assert await bench.sample() == frozenset()
+        bench.start()
+        while sum(write.outcome == "ok" for write in bench.writes()) < 20:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.005)
+        bench.stop()
+        while bench.writing():  # noqa: ASYNC110 (likewise)
+            await asyncio.sleep(0.005)
+        first = await bench.sample()
+        newest = sorted(write.number for write in bench.writes())[-16:]
+        assert sorted(number for _, number in first) == sorted(2 * newest)
+        assert all(write.outcome == "ok" and write.ended is not None for write in bench.writes())
+        with path.open("r+b") as stream:  # the second half of a write lands late
+            stream.seek(BLOCK)
+            stream.write(MARK.to_bytes(8, "little") + (99).to_bytes(8, "little"))
+        assert await bench.sample() - first == {(1, 99)}
+        bench.close()
+        FileBench(path, PLAN).open()  # what a measurement left is in nobody's way
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("at", [0, 510, (1 << 20) - 1])
+@pytest.mark.parametrize("end", [False, True])
+def test_a_medium_with_data_is_not_taken(tmp_path: Path, at: int, end: bool) -> None:
+    path = a_file(tmp_path)
+    with path.open("r+b") as stream:
+        stream.seek((3 << 20) + at if end else at)
+        stream.write(b"x")
+    with pytest.raises(Trouble, match="holds data"):
+        FileBench(path, PLAN).open()
+
+
 # Put back
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 15, 17])
+@pytest.mark.parametrize("at", range(1, 14))
 def test_an_interruption_after_any_command_leaves_the_drive_as_it_was(at: int) -> None:
     place = Place()
     before = place.snapshot()
