@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from nvmefence.cli.qualify import as_text
+from nvmefence.errors import Exit
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.inventory.hostmap import HostMap
@@ -24,6 +26,7 @@ from nvmefence.nvme.emulated import (
     Fault,
     Namespace,
     Quirks,
+    delay,
     fail,
     on,
 )
@@ -45,6 +48,7 @@ from nvmefence.qualify.ground import DriveMissingError, Named
 from nvmefence.qualify.measure import Measurement
 from nvmefence.qualify.putback import put_back
 from nvmefence.qualify.rehearsal import Rehearsal
+from nvmefence.qualify.report import Report
 from nvmefence.settings import load
 
 OWN, TARGET, OTHER, NSID = 0, 11, 12, 1
@@ -116,6 +120,7 @@ class Place:
                 seen += command.opcode in CHANGING
                 if seen == at and command.opcode in CHANGING:
                     asyncio.get_running_loop().call_soon(task.cancel)
+                    return delay(0.03)  # processed after the interruption
                 return None
 
             self.transport.faults["/dev/nvme0"] = hook
@@ -124,6 +129,7 @@ class Place:
             self.transport.faults.clear()
             left = await put_back(self.control, bench, before)
             bench.close()
+            await asyncio.sleep(0.05)
             return left
 
         result: list[str] = self.run(work)
@@ -526,6 +532,33 @@ def test_a_drive_that_does_not_answer_is_not_said_to_be_as_it_was() -> None:
 
     (left,) = place.run(work)
     assert left.startswith("it cannot be told what is put back: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "why_not", "code"),
+    [
+        ({}, {}, Exit.OK),
+        ({}, {"drain": "it was not asked for"}, Exit.OK),
+        ({}, {"drain": "our controller is not a primary controller"}, Exit.UNKNOWN_STATE),
+        ({"trouble": "the drive is gone"}, {}, Exit.UNKNOWN_STATE),
+        ({"interrupted": True, "trouble": "x"}, {}, Exit.INTERRUPTED),
+        ({"interrupted": True, "left": ["namespace 1 is not attached to controller 11"]}, {}, Exit.NOT_RESTORED),
+    ],
+)
+def test_the_exit_code_tells_the_worst_and_the_report_names_it(
+    fields: dict[str, Any], why_not: dict[str, str], code: Exit
+) -> None:
+    place = Place()
+    told = Measured(not_measured=why_not)
+    report = Report(
+        place.found, TARGET, OWN, NSID, PLAN, "ioctl", "6.1", "1.0", "2026-01-01T00:00:00Z", False, told, **fields
+    )
+    assert report.exit() is code
+    text = as_text(report)
+    for words in (*fields.get("left", ()), fields.get("trouble", ""), *report.unanswered):
+        assert words in text
+    assert ("as they were before: read back" in text) is not bool(report.left)
+    assert ("Everything that was asked was measured" in text) is (code is Exit.OK)
 
 
 def test_nothing_on_the_way_of_a_fence_loads_it() -> None:
