@@ -283,7 +283,8 @@ def _print_settings(report: Report, screen: Screen) -> None:
     if not lines:
         screen.line("No settings follow from this: what is needed for them was not measured.", "yellow")
         return
-    screen.line("For /etc/nvmefence/nvmefence.toml, if all drives of the model have this firmware:", "bold")
+    mark = "SIMULATED, not to be used: " if report.simulated else ""
+    screen.line(f"{mark}For /etc/nvmefence/nvmefence.toml, if all drives of the model have this firmware:", "bold")
     screen.line()
     for line in lines:
         screen.line(f"    {line}" if line else "")

@@ -77,7 +77,7 @@ def holds_data(data: bytes) -> bool:
     """Whether there is anything but zeroes and what an earlier measurement left."""
     for start in range(0, len(data), BLOCK):
         block = data[start : start + BLOCK]
-        if any(block) and int.from_bytes(block[:8], "little") != MARK:
+        if block.count(0) < len(block) and int.from_bytes(block[:8], "little") != MARK:
             return True
     return False
 

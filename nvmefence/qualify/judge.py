@@ -262,7 +262,7 @@ def settings(measured: Measured, model: str, firmware: str) -> list[str]:
         return lines
     return [
         f"# of {few} round{'s' if few != 1 else ''}, too few to rely on: {ENOUGH} at least",
-        *(f"# {line}" if line else "" for line in lines),
+        *(line if not line or line.startswith("#") else f"# {line}" for line in lines),
     ]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab import bringup, observer
-from tests.lab.guest.product import Ran, nvmefence
+from tests.lab.guest.product import Ran, hosts_toml, nvmefence
 from tests.lab.guest.test_fencing import target
+from tests.lab.shape import Shape
 
 pytestmark = pytest.mark.shape("drains")
 VF, NSID = 2, 2
@@ -27,11 +29,13 @@ def set_aside(baseline: bringup.Attachments, drives: list[observer.Drive]) -> ob
     return drive
 
 
-def qualify(drive: observer.Drive, *more: str) -> Ran:
+def qualify(drive: observer.Drive, shape: Shape, folder: Path) -> Ran:
+    path = folder / "hosts.toml"
+    path.write_text(hosts_toml(shape, drives=f'count = {shape.drives - 1}\nignore = ["{drive.serial}"]'))
     return nvmefence(
-        "qualify", f"--drive={drive.serial}", f"--controller={target([drive], VF)[drive.serial]}",
+        "qualify", f"--hosts={path}", f"--drive={drive.serial}", f"--controller={target([drive], VF)[drive.serial]}",
         f"--namespace={NSID}", "--yes-destroy-data", "--json", f"--rounds={ROUNDS}", f"--timing-rounds={TIMES}",
-        "--watch=1.2", "--writes=1", "--write-size=32768", *more,
+        "--watch=1.2", "--writes=1", "--write-size=32768",
     )  # fmt: skip
 
 
@@ -45,9 +49,11 @@ def of(cuts: list[dict[str, Any]], method: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.limit(240)
-def test_the_late_writes_of_a_detach_are_found_and_none_after_a_drain(set_aside: observer.Drive) -> None:
+def test_the_late_writes_of_a_detach_are_found_and_none_after_a_drain(
+    set_aside: observer.Drive, shape: Shape, tmp_path: Path
+) -> None:
     before = state(set_aside)
-    ran = qualify(set_aside)
+    ran = qualify(set_aside, shape, tmp_path)
     assert ran.code == 0, ran.out + ran.err
     found = ran.json
     late = [seconds for cut in of(found["cuts"], "none") for seconds in cut["late_s"]]
@@ -74,11 +80,11 @@ def test_the_late_writes_of_a_detach_are_found_and_none_after_a_drain(set_aside:
     print(f"late: {late}; a wait of {found['quiesce'][2]['quiesce']}")
 
 
-def test_a_namespace_in_use_is_left_alone(set_aside: observer.Drive) -> None:
+def test_a_namespace_in_use_is_left_alone(set_aside: observer.Drive, shape: Shape, tmp_path: Path) -> None:
     block = observer.blocks(set_aside.primary)[NSID]
     fd = os.open(block, os.O_RDONLY | os.O_EXCL)  # as a mount or a volume holds it
     try:
-        ran = qualify(set_aside)
+        ran = qualify(set_aside, shape, tmp_path)
     finally:
         os.close(fd)
     assert (ran.code, f"{block} cannot be had: it is in use" in ran.json["error"]) == (6, True), ran.out
