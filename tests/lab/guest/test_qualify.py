@@ -32,8 +32,9 @@ def set_aside(baseline: bringup.Attachments, drives: list[observer.Drive]) -> ob
 def qualify(drive: observer.Drive, shape: Shape, folder: Path) -> Ran:
     path = folder / "hosts.toml"
     path.write_text(hosts_toml(shape, drives=f'count = {shape.drives - 1}\nignore = ["{drive.serial}"]'))
+    cntlid = target([drive], VF)[drive.serial]
     return nvmefence(
-        "qualify", f"--hosts={path}", f"--drive={drive.serial}", f"--controller={target([drive], VF)[drive.serial]}",
+        "qualify", f"--hosts={path}", f"--drive={drive.serial}", f"--controller={cntlid}",
         f"--namespace={NSID}", "--yes-destroy-data", "--json", f"--rounds={ROUNDS}", f"--timing-rounds={TIMES}",
         "--watch=1.2", "--writes=1", "--write-size=32768",
     )  # fmt: skip
