@@ -40,6 +40,8 @@ _RESET_S: Final = 150.0
 _READY_S: Final = 60.0
 _TICK_S: Final = 0.02
 _RESCAN_EVERY_S: Final = 1.0
+_STEADY_S: Final = 0.3
+"""Seconds for which both must be shown without a change."""
 
 
 def block_name(controller: str, nsid: int, sysfs: Path = _SYSFS) -> str:
@@ -216,24 +218,34 @@ class BlockBench:
         """See Bench."""
         until = time.monotonic() + _READY_S
         rescan = 0.0
-        while True:
-            missing = [c for c in (self._target, self._own) if not self._shows(c)]
-            if not missing:
-                break
+        shown, since = ("", ""), time.monotonic()
+        while not all(shown) or time.monotonic() - since < _STEADY_S:
             if time.monotonic() > until:
-                names = ", ".join(f"{c.name} ({self._state(c) or 'gone'})" for c in missing)
-                raise Trouble(f"{names} did not show namespace {self._nsid} within {_READY_S:g} s")
+                raise Trouble(
+                    f"{self._target.name} ({self._state(self._target) or 'gone'}) and {self._own.name} "
+                    f"({self._state(self._own) or 'gone'}) did not both show namespace {self._nsid} within "
+                    f"{_READY_S:g} s"
+                )
             if time.monotonic() >= rescan:  # not every drive tells its hosts of each change
                 rescan = time.monotonic() + _RESCAN_EVERY_S
-                for controller in missing:
+                for controller in (self._target, self._own):
                     with contextlib.suppress(OSError):
                         (_SYSFS / controller.name / "rescan_controller").write_text("1")
             await asyncio.sleep(_TICK_S)
+            now = (self._shown(self._target), self._shown(self._own))
+            if now != shown:  # the kernel may not yet have seen the detach, and then takes it away once more
+                shown, since = now, time.monotonic()
         self._reopen()
 
-    def _shows(self, controller: LocalController) -> bool:
+    def _shown(self, controller: LocalController) -> str:
+        """Return what tells a live controller's block device from any other, also of the same name; or nothing."""
         name = block_name(controller.name, self._nsid)
-        return bool(name) and self._state(controller) == "live" and os.path.exists(f"/dev/{name}")
+        if not name or self._state(controller) != "live":
+            return ""
+        try:
+            return f"{name} {os.stat(f'/dev/{name}').st_rdev} {(_SYSFS / controller.name / name).stat().st_ino}"
+        except OSError:
+            return ""
 
     def _state(self, controller: LocalController) -> str:
         try:

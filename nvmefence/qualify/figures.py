@@ -101,6 +101,8 @@ class Cut:
     """Of those under way, those that never came to the medium while it was watched."""
     accepted_after: int = 0
     """Writes that were begun after the read-back and came to the medium or were reported written."""
+    still_attached: bool = False
+    """Whether the read-back showed the controller attached though the detach had succeeded."""
     longest_s: float = 0.0
     """The longest time that a write of this round took which succeeded."""
     watched_s: float = 0.0
@@ -120,6 +122,7 @@ class Cut:
             "late_s": [round(seconds, 3) for seconds in self.late],
             "never_landed": self.failed,
             "accepted_after": self.accepted_after,
+            "still_attached": self.still_attached,
             "longest_write_s": round(self.longest_s, 3),
             "watched_s": round(self.watched_s, 3),
             "offline_seen": self.offline_seen,

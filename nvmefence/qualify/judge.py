@@ -64,6 +64,10 @@ def _late(measured: Measured, method: str, key: str, question: str) -> Answer:
     cuts = measured.of(method)
     why = measured.not_measured.get(key, "")
     late = [seconds for cut in cuts for seconds in cut.late]
+    if any(cut.still_attached for cut in measured.cuts if cut.method == method):
+        return Answer(
+            question, "not_cut", "the read-back shows what a detach, by its status, took away", good=False
+        )
     if sum(cut.accepted_after for cut in cuts):
         count = sum(cut.accepted_after for cut in cuts)
         text = (
@@ -147,7 +151,7 @@ def _steps(measured: Measured) -> Answer:
         parts.append(f"{unseen} times not seen offline at the read-back")
     if away:
         parts.append(f"{away} times not seen online again")
-    works = not (why or unseen or away or any(step.status for cut in cuts for step in cut.steps))
+    works = not (unseen or away or any(step.status for cut in cuts for step in cut.steps))
     text = f"{'yes' if works else 'no'}: {'; '.join(parts)}{_broken(why)}"
     return Answer(question, "works" if works else "fails", text, good=works)
 
@@ -212,13 +216,15 @@ def rules(measured: Measured) -> list[Rule]:
 
 
 def _cuts_nothing(measured: Measured) -> bool:
-    return any(cut.accepted_after for cut in measured.cuts)
+    return any(cut.accepted_after or cut.still_attached for cut in measured.cuts)
 
 
 def _drain_rules(measured: Measured) -> list[Rule]:
     cuts = measured.of("drain")
     if any(cut.late or cut.accepted_after for cut in cuts):
         verdict, why = "ruled_out", "writes landed after it"
+    elif _cuts_nothing(measured):
+        verdict, why = "ruled_out", "a detach does not cut"
     elif _steps(measured).answer == "fails":
         verdict, why = "ruled_out", "not every step of it works"
     elif not cuts:

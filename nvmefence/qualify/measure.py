@@ -74,7 +74,7 @@ class Measurement:
             if left:
                 raise Trouble(f"after the question about {question}: {'; '.join(left)}")
             await self._bench.ready()
-            await self._until(lambda: not self._bench.writing(), _HUNG_S, "writes have no answer")
+            await self._ended()
 
     # Cuts under load
 
@@ -104,8 +104,7 @@ class Measurement:
             await self._cut(Cut(method))
 
     async def _cut(self, cut: Cut) -> None:
-        self._bench.start()
-        await self._flow()
+        await self._start()
         self.measured.cuts.append(cut)
         begun = time.monotonic()
         entry = entry_of(self._before.secondaries, self._control.target) if cut.method == "drain" else None
@@ -129,7 +128,7 @@ class Measurement:
             await self._bench.reset("host")  # what its host's reboot does, and what ends writes without an answer
         self._must(cut, await self._control.attach())
         await self._bench.ready()
-        await self._until(lambda: not self._bench.writing(), _HUNG_S, "writes have no answer")
+        await self._ended()
 
     @staticmethod
     def _must(cut: Cut, step: Step) -> None:
@@ -137,13 +136,36 @@ class Measurement:
         if step.status:
             raise Trouble(f"{cut.method}: {step.name} failed: {status.describe(step.status)}")
 
+    async def _start(self) -> None:
+        """Have writes flow. A host may be late to see that it has its namespace again, and lose it meanwhile."""
+        for attempt in range(_TRIES):
+            try:
+                self._bench.start()
+                await self._flow()
+            except Trouble:
+                self._bench.stop()
+                if attempt + 1 == _TRIES:
+                    raise
+                await self._bench.ready()
+                await self._ended()
+            else:
+                return
+
+    async def _ended(self) -> None:
+        await self._until(lambda: not self._bench.writing(), _HUNG_S, "writes have no answer")
+
     async def _flow(self) -> None:
         """Wait until writes are under way, at a random instant of theirs."""
 
         def flows() -> bool:
             return any(write.outcome == "ok" and write.ended is not None for write in self._bench.writes())
 
-        await self._until(flows, _FLOW_S, "no write succeeded")
+        def refused() -> bool:
+            return not self._bench.writing()
+
+        await self._until(lambda: flows() or refused(), _FLOW_S, "no write succeeded")
+        if not flows():
+            raise Trouble(f"no write succeeded: {', '.join({write.outcome for write in self._bench.writes()})}")
         took = [w.ended - w.started for w in self._bench.writes() if w.outcome == "ok" and w.ended is not None]
         await asyncio.sleep(random.uniform(0, max(took) + self._plan.pause_s))
 
@@ -151,7 +173,9 @@ class Measurement:
             now = time.monotonic()
             return any(write.under_way(now) for write in self._bench.writes())
 
-        await self._until(under_way, _FLOW_S, "no write is under way")
+        await self._until(lambda: under_way() or refused(), _FLOW_S, "no write is under way")
+        if not under_way():
+            raise Trouble("writes failed before the cut")
 
     async def _until(self, condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
         until = time.monotonic() + seconds
@@ -163,6 +187,7 @@ class Measurement:
     async def _read_back(self, cut: Cut) -> None:
         control = self._control
         if control.target in (await control.attachments()).get(control.nsid, frozenset()):
+            cut.still_attached = True
             raise Trouble(f"{cut.method}: the detach succeeded, and the read-back shows the controller attached")
         if cut.method == "drain":
             entry = entry_of(await control.secondaries(), control.target)

@@ -8,7 +8,7 @@ import pytest
 
 from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.nvme import status
-from nvmefence.nvme.commands import VIRTUALIZATION_MANAGEMENT
+from nvmefence.nvme.commands import NAMESPACE_ATTACHMENT, VIRTUALIZATION_MANAGEMENT
 from nvmefence.nvme.emulated import (
     EmulatedSubsystem,
     EmulatedTransport,
@@ -24,6 +24,7 @@ from nvmefence.qualify.figures import (
     Measured,
     Plan,
     Reset,
+    Step,
     Times,
 )
 from nvmefence.settings import load
@@ -99,6 +100,23 @@ def test_a_drive_that_takes_new_writes_after_a_detach_is_told_apart_and_nothing_
     assert words(measured)[0] == "not_cut"
     assert "justified" not in (verdicts(measured)["wait"], verdicts(measured)["none"])
     assert judge.settings(measured, "MODEL 9", "1") == []
+
+
+def test_a_detach_that_lies_is_told_and_nothing_is_justified() -> None:
+    place = Place()
+    place.transport.faults["/dev/nvme0"] = on(NAMESPACE_ATTACHMENT, fail(0))
+    measured = place.measure(Plan(rounds=1, timing_rounds=1, watch_s=0.05, writes=1))
+    assert "the read-back shows the controller attached" in measured.not_measured["writes"]
+    assert words(measured)[0] == "not_cut"
+    assert set(verdicts(measured).values()) == {"ruled_out"}
+    assert judge.settings(measured, "MODEL 9", "1") == []
+
+
+def test_a_measurement_that_is_broken_off_is_no_verdict_on_the_drive() -> None:
+    cut = Cut("drain", [Step("offline", 0, 0.1)], under_way=1, offline_seen=True, online_again=True)
+    measured = Measured([cut], not_measured={"drain": "nvme10 (live) did not show namespace 2 within 60 s"})
+    assert words(measured)[3] == "works"
+    assert all("broken off: nvme10" in one.text for one in list(judge.answers(measured))[2:4])
 
 
 def test_a_drive_without_secondary_controllers_is_not_drained_and_the_reason_is_the_answer() -> None:

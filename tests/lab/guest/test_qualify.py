@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,9 @@ def test_a_namespace_in_use_is_left_alone(set_aside: observer.Drive, shape: Shap
     block = observer.blocks(set_aside.primary)[NSID]
     fd = os.open(block, os.O_RDONLY | os.O_EXCL)  # as a mount or a volume holds it
     try:
+        began = time.monotonic()
         ran = qualify(set_aside, shape, tmp_path)
+        print("refusal took", time.monotonic() - began)
     finally:
         os.close(fd)
     assert (ran.code, f"{block} cannot be had: it is in use" in ran.json["error"]) == (6, True), ran.out
