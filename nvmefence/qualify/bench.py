@@ -46,6 +46,10 @@ class Bench(Protocol):
         """Reset a controller: "host" the target, "own" the other one, "subsystem" all. Raises Trouble."""
         ...
 
+    async def reboot(self) -> None:
+        """Do to the target what the start of its host does, when it was offline. Raises Trouble."""
+        ...
+
     def close(self) -> None:
         """Let go of everything; never waits."""
         ...

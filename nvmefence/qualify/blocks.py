@@ -278,6 +278,22 @@ class BlockBench:
             except OSError as error:
                 raise Trouble(f"{controller.name} cannot be reset: {error.strerror}") from None
 
+    async def reboot(self) -> None:
+        """See Bench. A function-level reset of the PCI function, with its driver's knowledge.
+
+        A controller that was taken offline and came back may need more than its own reset: QEMU's completes one
+        command after it, and then tells of no more.
+        """
+        path = _SYSFS / self._target.name / "device/reset"
+        if not path.exists():
+            await self.reset("host")
+            return
+        try:
+            what = f"the function-level reset of {self._target.name}"
+            await beside(lambda: path.write_text("1"), _RESET_S, what)
+        except OSError as error:
+            raise Trouble(f"{self._target.name} cannot be reset: {error.strerror}") from None
+
     async def _subsystem_reset(self) -> None:
         def send() -> None:
             fd = os.open(self._own.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -205,6 +205,8 @@ class Measured:
     resets: list[Reset] = field(default_factory=list)
     not_measured: dict[str, str] = field(default_factory=dict)
     """By question, why not, or why not to the end."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By question, how long it took to answer, the drive put back included."""
 
     def of(self, method: str) -> list[Cut]:
         """Return the cuts of one method that found writes under way: the others say nothing."""

@@ -66,6 +66,7 @@ class Measurement:
             if not self._plan.asks(question):
                 self.measured.not_measured[question] = NOT_ASKED
                 continue
+            began = time.monotonic()
             try:
                 await ask()
             except Trouble as trouble:
@@ -75,6 +76,7 @@ class Measurement:
                 raise Trouble(f"after the question about {question}: {'; '.join(left)}")
             await self._bench.ready()
             await self._ended()
+            self.measured.seconds[question] = time.monotonic() - began
 
     # Cuts under load
 
@@ -125,7 +127,7 @@ class Measurement:
         await self._watch(cut, first, (begun, sent, answered, done))
         self._bench.stop()
         if entry is not None:
-            await self._bench.reset("host")  # what its host's reboot does, and what ends writes without an answer
+            await self._bench.reboot()  # which also ends writes that have no answer
         self._must(cut, await self._control.attach())
         await self._bench.ready()
         await self._ended()

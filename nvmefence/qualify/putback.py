@@ -43,7 +43,7 @@ async def _repair(control: Control, bench: Bench, before: State) -> dict[tuple[i
         if entry.online and found is not None and not found.online:
             await control.online(entry)
             if entry.cntlid == control.target:
-                await bench.reset("host")  # its driver must begin anew
+                await bench.reboot()  # its driver must begin anew
     missing = set(pairs(before.attachments)) - set(pairs(now.attachments))
     surplus = set(pairs(now.attachments)) - set(pairs(before.attachments))
     ours = (control.target, control.own.cntlid)

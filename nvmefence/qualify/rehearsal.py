@@ -87,6 +87,9 @@ class Rehearsal:
         with self._transport.session(self._subsystem, [Command(commands.VIRTUALIZATION_MANAGEMENT)]):
             self._subsystem.reset()
 
+    async def reboot(self) -> None:
+        """See Bench. Emulated controllers need none."""
+
     def close(self) -> None:
         """See Bench."""
         self.stop()

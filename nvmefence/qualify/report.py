@@ -97,6 +97,7 @@ class Report:
             "cuts": [one.to_json() for one in measured.cuts],
             "resets": [one.to_json() for one in measured.resets],
             "times": [one.to_json() for one in measured.times],
+            "seconds": {question: round(took, 3) for question, took in measured.seconds.items()},
             "unanswered": self.unanswered,
             "interrupted": self.interrupted,
             "trouble": self.trouble,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,11 @@ def test_the_late_writes_of_a_detach_are_found_and_none_after_a_drain(
     drained = of(found["cuts"], "drain")
     assert len(drained) == ROUNDS
     assert not any(cut["late_s"] for cut in drained)
-    assert all(cut["landed_before_the_read_back"] >= 1 for cut in drained)
+    assert all(cut["landed_before_the_read_back"] + cut["never_landed"] == cut["under_way"] for cut in drained)
     assert all(cut["offline_seen"] and cut["online_again"] for cut in drained)
     verdicts = {rule["quiesce"].partition(":")[0]: rule["verdict"] for rule in found["quiesce"]}
     assert verdicts == {"drain": "justified", "offline": "justified", "wait": "justified", "none": "ruled_out"}
+    assert max(cut["longest_write_s"] for cut in found["cuts"]) < 3  # the view of the compute is whole again
     assert {(one["action"], one["backend"]): one["rounds"] for one in found["times"]} == {
         (action, backend): TIMES for action in ("attach", "detach") for backend in ("io_uring", "ioctl")
     }
@@ -79,16 +79,14 @@ def test_the_late_writes_of_a_detach_are_found_and_none_after_a_drain(
         assert resets["own", attached]["secondaries_went_offline"]
     assert found["put_back"] is True
     assert state(set_aside) == before
-    print(f"late: {late}; a wait of {found['quiesce'][2]['quiesce']}")
+    print(f"late: {late}; {found['quiesce'][2]['quiesce']} is justified; seconds: {found['seconds']}")
 
 
 def test_a_namespace_in_use_is_left_alone(set_aside: observer.Drive, shape: Shape, tmp_path: Path) -> None:
     block = observer.blocks(set_aside.primary)[NSID]
     fd = os.open(block, os.O_RDONLY | os.O_EXCL)  # as a mount or a volume holds it
     try:
-        began = time.monotonic()
         ran = qualify(set_aside, shape, tmp_path)
-        print("refusal took", time.monotonic() - began)
     finally:
         os.close(fd)
     assert (ran.code, f"{block} cannot be had: it is in use" in ran.json["error"]) == (6, True), ran.out
