@@ -195,7 +195,7 @@ class _Work:
                 loop.remove_signal_handler(number)
         if failure is not None and not isinstance(failure, Trouble):
             for text in report.left:
-                self._screen.error(f"NOT PUT BACK: {text}")
+                self._screen.error(f"the drive is not as it was before: {text}")
             raise failure
         return report
 
