@@ -281,8 +281,7 @@ class BlockBench:
     async def reboot(self) -> None:
         """See Bench. A function-level reset of the PCI function, with its driver's knowledge.
 
-        A controller that was taken offline and came back may need more than its own reset: QEMU's completes one
-        command after it, and then tells of no more.
+        That is what the start of a host does; a controller that was offline may need more than its own reset.
         """
         path = _SYSFS / self._target.name / "device/reset"
         if not path.exists():

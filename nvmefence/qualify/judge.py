@@ -201,8 +201,9 @@ def _a(action: str) -> str:
 
 
 def longest(measured: Measured) -> float:
-    """Return the longest time in seconds that a write was under way, or late."""
-    return max((max([cut.longest_s, *cut.late]) for cut in measured.cuts), default=0.0)
+    """Return the longest time in seconds that a write was under way before any drain, or late."""
+    took = [cut.longest_s for cut in measured.cuts if cut.method == "none"]
+    return max([*took, *(late for cut in measured.cuts for late in cut.late)], default=0.0)
 
 
 def wait_for(measured: Measured) -> int:
