@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -27,18 +28,18 @@ AGAIN_S = 60.0
 """Seconds in which a mount must serve again: TCP tries at longer and longer intervals."""
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system in memory, to be exported."""
-    path = tmp_path / "export"
-    path.mkdir()
+    path = tmp_path_factory.mktemp("export")
     nfs.do("mount", "-t", "tmpfs", "none", path)
     yield path
     nfs.do("umount", "--lazy", path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(room: Path) -> Iterator[nfs.Server]:
+    """One for all tests: a new one serves nobody for ten seconds."""
     with nfs.Server(room) as made:
         yield made
 
@@ -50,6 +51,7 @@ def place(shape: Shape, drives: list[observer.Drive], room: Path, tmp_path: Path
     made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
     made.requests, made.responses = room / "requests", room / "responses"
     for path in (made.requests, made.responses):
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
     yield made
     made.close()
