@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -66,13 +67,14 @@ class Server:
         self._mounts.append(path)
         return path
 
-    def unplug(self) -> None:
-        """Cut the wire: nothing is answered, and nothing says why."""
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Cut the wire from entering to leaving: nothing is answered, and nothing says why."""
         do("ip", "link", "set", _LINK, "down")
-
-    def plug(self) -> None:
-        """Put the wire back."""
-        do("ip", "link", "set", _LINK, "up")
+        try:
+            yield
+        finally:
+            do("ip", "link", "set", _LINK, "up")
 
     def stop(self) -> None:
         """End the server: connections are refused."""

@@ -21,7 +21,7 @@ from tests.lab.shape import Shape
 pytestmark = pytest.mark.shape("small")
 FIRST_VF = 2
 TIMEOUT_S = 6.0
-SLACK_S = 6.0
+SLACK_S = 9.0
 """Seconds beyond its time in which an agent must have ended, on an emulated processor."""
 HARD, SOFT = "hard,timeo=20,retrans=2", "softerr,timeo=10,retrans=1"
 AGAIN_S = 60.0
@@ -95,17 +95,16 @@ def test_agents_on_nfs_are_answered_and_end_in_time_when_the_server_is_away(
     assert [reaches(observed(), victim) for victim in victims] == [{}, {}]
     early = through(place, hard).agent("off", "compute-0", TIMEOUT_S)
     time.sleep(0.4)
-    server.unplug()
-    late = {mount: through(place, mount).agent("off", "compute-1", TIMEOUT_S) for mount in (hard, soft)}
-    doomed = through(place, hard).agent("off", "compute-1", 600)
-    for name, agent in (("early", early), ("hard", late[hard]), ("soft", late[soft])):
-        ended = agent.end(TIMEOUT_S + SLACK_S)
-        print(f"{name}: exit {ended.code} after {ended.seconds:.1f} s: {ended.err.strip()[-200:]}")
-        assert ended.code == 1 or name == "early"
-        assert ended.err.strip() or ended.code == 0, "a failure says why"
-    doomed.kill()
-    assert doomed.end(10).code == -9, "an agent that waits for the server can be killed"
-    server.plug()
+    with server.unplugged():
+        late = {mount: through(place, mount).agent("off", "compute-1", TIMEOUT_S) for mount in (hard, soft)}
+        doomed = through(place, hard).agent("off", "compute-1", 600)
+        for name, agent in (("early", early), ("hard", late[hard]), ("soft", late[soft])):
+            ended = agent.end(TIMEOUT_S + SLACK_S)
+            print(f"{name}: exit {ended.code} after {ended.seconds:.1f} s: {ended.err.strip()[-200:]}")
+            assert ended.code == 1 or (ended.code == 0 and name == "early")
+            assert ended.err.strip() or ended.code == 0, "a failure says why"
+        doomed.kill()
+        assert doomed.end(10).code == -9, "an agent that waits for the server can be killed"
     faults.wait_for("the mounts to serve", lambda: serves(hard) and serves(soft), AGAIN_S)
     faults.wait_for("no request to be left", lambda: not place.pending(), AGAIN_S)
     for host, mount in (("compute-0", hard), ("compute-1", soft)):
