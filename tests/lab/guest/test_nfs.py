@@ -135,6 +135,6 @@ def test_a_watcher_on_nfs_answers_and_goes_on_when_its_server_is_back(
         assert reaches(observed(), victims["compute-1"]), "it was cut when nobody waited for it any more"
         again = place.fence("compute-1")
         assert (again.code, reaches(observed(), victims["compute-1"])) == (0, {}), again.err
-        assert watching.stop() == 0
+        assert watching.stop() == 0, watching.told()
     finally:
         watching.close()
