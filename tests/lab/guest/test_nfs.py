@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -114,6 +115,7 @@ def test_agents_on_nfs_are_answered_and_end_in_time_when_the_server_is_away(
 
 
 @pytest.mark.limit(300)
+@pytest.mark.skipif("NVMEFENCE_LAB_ROUNDS" not in os.environ, reason="long; set NVMEFENCE_LAB_ROUNDS to have it")
 def test_a_watcher_on_nfs_answers_and_goes_on_when_its_server_is_back(
     place: Place, server: nfs.Server, tmp_path: Path, drives: list[observer.Drive], observed: Observed
 ) -> None:
