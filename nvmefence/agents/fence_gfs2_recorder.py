@@ -171,6 +171,7 @@ class Fence:
     def run(self) -> int:
         """Fence, log, and return the exit code. SIGTERM and the like end the wait, never the withdrawal."""
         stopping.hold_signals()
+        stopping.end_after(self.settings.delay_s + self.settings.timeout_s + stopping.HANGS_S, self._hangs)
         verdict = self._delayed() or self._ask()
         self._times.note("judged")
         level = "INFO" if verdict.confirmed else "ERROR"
@@ -185,6 +186,14 @@ class Fence:
         if not verdict.confirmed:
             exchange.settle(self.settings.request_dir)  # last: it may wait for the disk, and all is said
         return OK if verdict.confirmed else FAILED
+
+    def _hangs(self) -> None:
+        """Say, from another thread, why the agent ends."""
+        settings = self.settings
+        complain(
+            f"{NAME}: {self.action} of {self.target} is not confirmed: {settings.request_dir}, "
+            f"{settings.response_dir} or {settings.log_dir} hangs; the request expires"
+        )
 
     def _delayed(self) -> waiting.Verdict | None:
         by = stopping.pause(self.settings.delay_s) if self.settings.delay_s else ""

@@ -1,4 +1,4 @@
-"""Signals that end a wait and nothing else, and the wait that they may end.
+"""Signals that end a wait and nothing else, the wait that they may end, and the end of a process that hangs.
 
 Takes `_signal`, the interpreter's own part of the module `signal`, because the rest of that makes enums of numbers,
 for which it imports eight modules: a quarter of the agent's start.
@@ -6,13 +6,42 @@ for which it imports eight modules: a quarter of the agent's start.
 
 from __future__ import annotations
 
+import _thread
+import os
+import time
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
 else:
     import _signal as signal
 
 _NAMES: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "SIGINT", signal.SIGHUP: "SIGHUP"}
+
+
+HANGS_S = 3.0
+"""Seconds beyond its time after which an agent counts as hanging."""
+
+
+def end_after(duration_s: float, say: Callable[[], object]) -> None:
+    """End this process with 1 after so long, whatever it hangs in: an NFS mount without its server, say.
+
+    A thread does it, after it has called `say`. A call on a hard mount takes no signal but one that kills. Where
+    there is no memory for a thread, whoever waits for this process has to kill it.
+    """
+
+    def end() -> None:
+        time.sleep(duration_s)
+        try:
+            say()
+        finally:
+            os._exit(1)
+
+    try:  # noqa: SIM105 (contextlib costs an agent a part of its start)
+        _thread.start_new_thread(end, ())
+    except (RuntimeError, MemoryError):
+        pass
 
 
 def hold_signals() -> None:

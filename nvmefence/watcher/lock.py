@@ -55,4 +55,5 @@ class Lock:
         """Give it up at once, also where a thread of this process is still held in the kernel."""
         with contextlib.suppress(OSError):
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        with contextlib.suppress(OSError):  # EIO where an NFS server was started anew and has forgotten the lock
+            os.close(self._fd)

@@ -199,7 +199,7 @@ class Watcher:
         await self._passes.finish()
         await self._givebacks.finish()
         await self._delivery.finish()
-        with contextlib.suppress(Stuck):
+        with contextlib.suppress(Stuck, OSError):  # NFS tells only here what it could not do before
             await self._workers.spool.do(self._desk.close, SPOOL_S)
         await self._publishing.finish()
         if self._afterwards is not None:

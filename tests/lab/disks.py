@@ -41,6 +41,14 @@ class Disk:
         self._sectors = SIZE_MIB[kind] << 11
 
     def __enter__(self) -> Disk:
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
         for name in ("loop", "dm-mod", "dm-flakey", self.kind):
             _do("modprobe", name)
         self._memory.mkdir()
@@ -54,7 +62,6 @@ class Disk:
         quiet = "-q" if self.kind == "ext4" else "-qK"
         _do(f"mkfs.{self.kind}", quiet, self._device)
         self.mount()
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(subprocess.CalledProcessError):  # it is not mounted
@@ -62,11 +69,15 @@ class Disk:
         with contextlib.suppress(subprocess.CalledProcessError):  # somebody has something open; the guest ends soon
             _do("dmsetup", "remove", "--noudevrules", "--noudevsync", "--force", self._name)
             _do("losetup", "--detach", self._loop)
-        _do("umount", "--lazy", self._memory)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _do("umount", "--lazy", self._memory)
 
     @property
     def _device(self) -> str:
-        return f"/dev/mapper/{self._name}"
+        """The device, which the kernel makes itself; the link in /dev/mapper is udev's."""
+        names = Path("/sys/block").glob("dm-*/dm/name")
+        (found,) = [path.parents[1].name for path in names if path.read_text().strip() == self._name]
+        return f"/dev/{found}"
 
     def _table(self, target: str) -> str:
         words = "linear {device} 0" if target == "linear" else FAILURES[target]

@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._mounts: list[Path] = []
+        self._holder: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Server:
         for name in ("veth", "nfsd", "nfsv4"):
@@ -44,15 +46,15 @@ class Server:
         for words in (["address", "add", f"{SERVER}/24", "dev", "to-client"], ["link", "set", "to-client", "up"]):
             do("ip", "-n", SPACE, *words)
         do("ip", "-n", SPACE, "link", "set", "lo", "up")
-        self._inside("export")
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for path in reversed(self._mounts):
             do("umount", "--force", "--lazy", path)
         self._mounts.clear()
+        self.stop()
         with contextlib.suppress(subprocess.CalledProcessError):  # there is none
-            self._inside("stop")
             do("ip", "netns", "delete", SPACE)
         with contextlib.suppress(subprocess.CalledProcessError):  # it went with its other end
             do("ip", "link", "delete", _LINK)
@@ -65,24 +67,31 @@ class Server:
         self._mounts.append(path)
         return path
 
-    def unplug(self) -> None:
-        """Cut the wire: nothing is answered, and nothing says why."""
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Cut the wire from entering to leaving: nothing is answered, and nothing says why."""
         do("ip", "link", "set", _LINK, "down")
-
-    def plug(self) -> None:
-        """Put the wire back."""
-        do("ip", "link", "set", _LINK, "up")
+        try:
+            yield
+        finally:
+            do("ip", "link", "set", _LINK, "up")
 
     def stop(self) -> None:
         """End the server: connections are refused."""
-        self._inside("stop")
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            assert holder.stdin is not None
+            holder.stdin.close()
+            assert holder.wait(_LIMIT_S) == 0
 
     def start(self) -> None:
-        """Start it again, as after a reboot, but without the time in which it would only hear old clients."""
-        self._inside("export")
-
-    def _inside(self, what: str) -> None:
-        do("ip", "netns", "exec", SPACE, sys.executable, "-m", "tests.lab.nfs", what, self._directory)
+        """Start it, as after a reboot; for its first ten seconds it hears only clients that it had before."""
+        self._holder = subprocess.Popen(
+            ["ip", "netns", "exec", SPACE, sys.executable, "-m", "tests.lab.nfs", self._directory],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "serving\n"
 
 
 def do(*words: object) -> None:
@@ -93,18 +102,13 @@ def do(*words: object) -> None:
 def _export(directory: str) -> None:
     """Start the server of this network namespace, with the answers to all its questions."""
     _tell("versions", "-3 +4 +4.1 +4.2")
-    with contextlib.suppress(OSError):  # it has one already
-        _tell("portlist", "tcp 2049")
-    for name, seconds in (("nfsv4leasetime", 10), ("nfsv4gracetime", 10)):
-        with contextlib.suppress(OSError):  # it is running
-            _tell(name, str(seconds))
+    _tell("nfsv4leasetime", "10")  # the kernel takes no less
+    _tell("nfsv4gracetime", "10")
     flags = _INSECURE_PORT | _NO_SUBTREE_CHECK | _FSID
     _answer("auth.unix.ip", f"nfsd {CLIENT} {_FOR_EVER} client")
     _answer("nfsd.export", f"client {directory} {_FOR_EVER} {flags} 65534 65534 0")
     _answer("nfsd.fh", f"client {_FSID_NUM} \\x00000000 {_FOR_EVER} {directory}")
     _tell("threads", str(_THREADS))
-    with contextlib.suppress(OSError):
-        _tell("v4_end_grace", "Y")
 
 
 def _tell(name: str, text: str) -> None:
@@ -121,8 +125,9 @@ def _answer(cache: str, line: str) -> None:
 
 
 if __name__ == "__main__":
-    do("mount", "-t", "nfsd", "nfsd", _CONTROL)  # in the mount namespace of `ip netns exec`, and of this server
-    if sys.argv[1] == "export":
-        _export(sys.argv[2])
-    else:
-        _tell("threads", "0")
+    # In the mount namespace that `ip netns exec` makes; the server ends with this mount, hence with this process.
+    do("mount", "-t", "nfsd", "nfsd", _CONTROL)
+    _export(sys.argv[1])
+    print("serving", flush=True)
+    sys.stdin.read()
+    _tell("threads", "0")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,32 @@ stopping.hold_signals()
 os.write(1, b"waiting")
 print(repr(stopping.pause(0.2)), flush=True)
 """
+
+
+HANGING = """
+import time
+from nvmefence.agents import {module}, fence_gfs2_recorder, stopping
+stopping.HANGS_S = 0.3
+{module}.{function} = lambda *_arguments, **_options: time.sleep(60)
+fence_gfs2_recorder.console()
+"""
+
+
+@pytest.mark.parametrize(("module", "function"), [("exchange", "write_durably"), ("waiting", "wait")])
+def test_an_agent_that_hangs_ends_soon_after_its_time_and_says_so(
+    module: str, function: str, tmp_path: Path
+) -> None:
+    words = ["-o", "off", "-n", "c1", "--fence-timeout=0.2", *(f"--{n}-dir={tmp_path}" for n in ("request", "log"))]
+    program = HANGING.format(module=module, function=function)
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words, f"--response-dir={tmp_path}"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "off of c1 is not confirmed" in done.stderr
+    assert "hangs" in done.stderr
+    assert 0.5 < time.monotonic() - start < 10
 
 
 @pytest.fixture

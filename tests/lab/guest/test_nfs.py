@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,25 +22,25 @@ from tests.lab.shape import Shape
 pytestmark = pytest.mark.shape("small")
 FIRST_VF = 2
 TIMEOUT_S = 6.0
-SLACK_S = 6.0
+SLACK_S = 9.0
 """Seconds beyond its time in which an agent must have ended, on an emulated processor."""
 HARD, SOFT = "hard,timeo=20,retrans=2", "softerr,timeo=10,retrans=1"
 AGAIN_S = 60.0
 """Seconds in which a mount must serve again: TCP tries at longer and longer intervals."""
 
 
-@pytest.fixture
-def room(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file system in memory, to be exported."""
-    path = tmp_path / "export"
-    path.mkdir()
+    path = tmp_path_factory.mktemp("export")
     nfs.do("mount", "-t", "tmpfs", "none", path)
     yield path
     nfs.do("umount", "--lazy", path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(room: Path) -> Iterator[nfs.Server]:
+    """One for all tests: a new one serves nobody for ten seconds."""
     with nfs.Server(room) as made:
         yield made
 
@@ -50,6 +52,7 @@ def place(shape: Shape, drives: list[observer.Drive], room: Path, tmp_path: Path
     made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
     made.requests, made.responses = room / "requests", room / "responses"
     for path in (made.requests, made.responses):
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
     yield made
     made.close()
@@ -93,17 +96,16 @@ def test_agents_on_nfs_are_answered_and_end_in_time_when_the_server_is_away(
     assert [reaches(observed(), victim) for victim in victims] == [{}, {}]
     early = through(place, hard).agent("off", "compute-0", TIMEOUT_S)
     time.sleep(0.4)
-    server.unplug()
-    late = {mount: through(place, mount).agent("off", "compute-1", TIMEOUT_S) for mount in (hard, soft)}
-    doomed = through(place, hard).agent("off", "compute-1", 600)
-    for name, agent in (("early", early), ("hard", late[hard]), ("soft", late[soft])):
-        ended = agent.end(TIMEOUT_S + SLACK_S)
-        print(f"{name}: exit {ended.code} after {ended.seconds:.1f} s: {ended.err.strip()[-200:]}")
-        assert ended.code == 1 or name == "early"
-        assert ended.err.strip() or ended.code == 0, "a failure says why"
-    doomed.kill()
-    assert doomed.end(10).code == -9, "an agent that waits for the server can be killed"
-    server.plug()
+    with server.unplugged():
+        late = {mount: through(place, mount).agent("off", "compute-1", TIMEOUT_S) for mount in (hard, soft)}
+        doomed = through(place, hard).agent("off", "compute-1", 600)
+        for name, agent in (("early", early), ("hard", late[hard]), ("soft", late[soft])):
+            ended = agent.end(TIMEOUT_S + SLACK_S)
+            print(f"{name}: exit {ended.code} after {ended.seconds:.1f} s: {ended.err.strip()[-200:]}")
+            assert ended.code == 1 or (ended.code == 0 and name == "early")
+            assert ended.err.strip() or ended.code == 0, "a failure says why"
+        doomed.kill()
+        assert doomed.end(10).code == -9, "an agent that waits for the server can be killed"
     faults.wait_for("the mounts to serve", lambda: serves(hard) and serves(soft), AGAIN_S)
     faults.wait_for("no request to be left", lambda: not place.pending(), AGAIN_S)
     for host, mount in (("compute-0", hard), ("compute-1", soft)):
@@ -113,6 +115,7 @@ def test_agents_on_nfs_are_answered_and_end_in_time_when_the_server_is_away(
 
 
 @pytest.mark.limit(300)
+@pytest.mark.skipif("NVMEFENCE_LAB_ROUNDS" not in os.environ, reason="long; set NVMEFENCE_LAB_ROUNDS to have it")
 def test_a_watcher_on_nfs_answers_and_goes_on_when_its_server_is_back(
     place: Place, server: nfs.Server, tmp_path: Path, drives: list[observer.Drive], observed: Observed
 ) -> None:
@@ -134,6 +137,6 @@ def test_a_watcher_on_nfs_answers_and_goes_on_when_its_server_is_back(
         assert reaches(observed(), victims["compute-1"]), "it was cut when nobody waited for it any more"
         again = place.fence("compute-1")
         assert (again.code, reaches(observed(), victims["compute-1"])) == (0, {}), again.err
-        assert watching.stop() == 0
+        assert watching.stop() == 0, watching.told()
     finally:
         watching.close()
