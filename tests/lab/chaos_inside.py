@@ -318,7 +318,7 @@ class Campaign:
             self.tally.broken.append(
                 f"{one.way} for {one.host} failed, and the reason does not fit: {one.reason!r}"
             )
-        if fault.fits and any(other in one.reason for other in self._serials if other != scene.serial):
+        if "{serial}" in fault.fits and any(other in one.reason for other in self._serials if other != scene.serial):
             self.tally.broken.append(f"{one.way} for {one.host} blames another drive: {one.reason!r}")
 
     # After the fault
