@@ -318,7 +318,8 @@ class Campaign:
             self.tally.broken.append(
                 f"{one.way} for {one.host} failed, and the reason does not fit: {one.reason!r}"
             )
-        if fault.fits and any(other in one.reason for other in self._serials if other != scene.serial):
+        of_a_drive = "{serial}" in fault.fits  # a watcher that was stopped has no answer from any
+        if of_a_drive and any(other in one.reason for other in self._serials if other != scene.serial):
             self.tally.broken.append(f"{one.way} for {one.host} blames another drive: {one.reason!r}")
 
     # After the fault
