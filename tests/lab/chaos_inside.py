@@ -318,7 +318,8 @@ class Campaign:
             self.tally.broken.append(
                 f"{one.way} for {one.host} failed, and the reason does not fit: {one.reason!r}"
             )
-        if "{serial}" in fault.fits and any(other in one.reason for other in self._serials if other != scene.serial):
+        others = [serial for serial in self._serials if serial != scene.serial and serial in one.reason]
+        if "{serial}" in fault.fits and others:
             self.tally.broken.append(f"{one.way} for {one.host} blames another drive: {one.reason!r}")
 
     # After the fault
