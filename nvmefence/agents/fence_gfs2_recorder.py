@@ -171,7 +171,13 @@ class Fence:
     def run(self) -> int:
         """Fence, log, and return the exit code. SIGTERM and the like end the wait, never the withdrawal."""
         stopping.hold_signals()
-        stopping.end_after(self.settings.delay_s + self.settings.timeout_s + stopping.HANGS_S, self._hangs)
+        in_time = stopping.end_after(self.settings.delay_s + self.settings.timeout_s, self._hangs)
+        try:
+            return self._run()
+        finally:
+            in_time()
+
+    def _run(self) -> int:
         verdict = self._delayed() or self._ask()
         self._times.note("judged")
         level = "INFO" if verdict.confirmed else "ERROR"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import os
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,15 +23,20 @@ HANGS_S = 3.0
 """Seconds beyond its time after which an agent counts as hanging."""
 
 
-def end_after(duration_s: float, say: Callable[[], object]) -> None:
-    """End this process with 1 after so long, whatever it hangs in: an NFS mount without its server, say.
+def end_after(duration_s: float, say: Callable[[], object]) -> Callable[[], None]:
+    """End this process with 1 `HANGS_S` after so long, whatever it hangs in: an NFS mount without its server, say.
 
-    A thread does it, after it has called `say`. A call on a hard mount takes no signal but one that kills. Where
-    there is no memory for a thread, whoever waits for this process has to kill it.
+    A thread does it, after it has called `say`, unless what this returns was called before. A call on a hard mount
+    takes no signal but one that kills. Where there is no memory for a thread, whoever waits for this process has to
+    kill it.
     """
+    going_on = _thread.allocate_lock()
+    going_on.acquire()
 
     def end() -> None:
-        time.sleep(duration_s)
+        # In two steps, for a process that was stopped (SIGSTOP) beyond its time and goes on, which does not hang.
+        if going_on.acquire(timeout=duration_s) or going_on.acquire(timeout=HANGS_S):
+            return
         try:
             say()
         finally:
@@ -42,6 +46,7 @@ def end_after(duration_s: float, say: Callable[[], object]) -> None:
         _thread.start_new_thread(end, ())
     except (RuntimeError, MemoryError):
         pass
+    return going_on.release
 
 
 def hold_signals() -> None:
