@@ -143,6 +143,8 @@ class Tracer:
                 stack.enter_context(mock.patch.object(owner, name, wrapped))
             stack.enter_context(mock.patch("time.time", self.world.wall))
             stack.enter_context(mock.patch("nvmefence.agents.stopping.hold_signals"))
+            # It would end this process, some time after an agent was killed in a story.
+            stack.enter_context(mock.patch("nvmefence.agents.stopping.end_after"))
             # The agent writes its logs in a fork, which would share the locks of the watcher and the restore here.
             stack.enter_context(mock.patch.object(fence_gfs2_recorder.Fence, "_record"))
             stack.enter_context(mock.patch("nvmefence.agents.waiting.pause", self._pause))
