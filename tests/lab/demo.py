@@ -44,7 +44,7 @@ def main() -> int:
     if result.exit_code:
         print(result.stderr, file=sys.stderr)
     print(f"\nIn all {time.monotonic() - started:.0f} s on this machine ({result.figures()}).")
-    print("Next: README.md, section 'A first hosts.toml'; `make lab` gives a shell in such a machine.")
+    print("Next: README.md, section 'Install and a first hosts.toml'; `make lab` gives a shell in such a machine.")
     return result.exit_code
 
 
