@@ -74,7 +74,8 @@ def after(place: Place) -> dict[str, Any]:
     left = sorted(place.pending())
     there = sorted(path.name for path in place.responses.glob("[!.]*.json"))
     told = [place.response(name)["success"] for name in there]
-    recorded = [name in audited(place) for name in there]
+    known = audited(place)
+    recorded = [name in known for name in there]
     record = place.records / f"{HOST}.json"
     on_record = json.loads(record.read_bytes()) if record.exists() else None
     with Sentinel(place.responses, observed) as sentinel:
@@ -96,6 +97,7 @@ def after(place: Place) -> dict[str, Any]:
         "requests_found": left,
         "responses_found": dict(zip(there, told, strict=True)),
         "audited": recorded,
+        "requests_audited": [name for name in left if name in known],
         "on_record": on_record is not None and len(on_record["drives"]),
         "answers": answers,
         "false_success": len(early),
