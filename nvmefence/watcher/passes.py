@@ -123,7 +123,10 @@ class Passes:
         return host.name in self._by_host
 
     def take(self, tickets: Sequence[Ticket], hostmap: HostMap) -> list[Pass]:
-        """Fence for all of them in as few passes as their times allow; return the new passes."""
+        """Fence for all of them in as few passes as their times allow; return the new passes.
+
+        Whose request was read long ago is apart: it may have to wait for the request directory (`_stale`).
+        """
         fresh: dict[str, list[Ticket]] = {}
         for ticket in tickets:
             running = self._by_host.get(ticket.host.name)
@@ -132,17 +135,16 @@ class Passes:
             else:
                 fresh.setdefault(ticket.host.name, []).append(ticket)
         now = asyncio.get_running_loop().time()
-        together: list[Ticket] = []
+        together: dict[bool, list[Ticket]] = {False: [], True: []}
         started = []
         for group in fresh.values():
             latest = max(ticket.until for ticket in group)
             end = latest - min(ANSWERING_S, (latest - now) / 10)
             if end >= now + self._deadline:
-                together += group
+                together[now - max(ticket.read_at for ticket in group) > _FRESH_S] += group
             else:
                 started.append(self._start(group, end, hostmap))
-        if together:
-            started.append(self._start(together, now + self._deadline, hostmap))
+        started += [self._start(part, now + self._deadline, hostmap) for part in together.values() if part]
         return started
 
     def _start(self, tickets: list[Ticket], until: float, hostmap: HostMap) -> Pass:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +15,7 @@ import pytest
 from nvmefence.agents import fence_gfs2_recorder
 from nvmefence.records.store import Store
 from nvmefence.spool.errors import ReadFailed
-from nvmefence.watcher.passes import Pass, Passes
+from nvmefence.watcher.passes import Passes, Ticket
 from tests.model import stories
 from tests.property.virtual_time import Clock, run
 from tests.property.watcher_world import World, build
@@ -113,23 +113,25 @@ def test_a_request_read_long_before_cuts_nobody_unless_it_is_known_to_be_there_s
 ) -> None:
     """Its host may have been given back since; who was asked for just now is cut without delay."""
     world = build(tmp_path, Clock(), quiesce=0.0)
-    real = Passes._begin
+    real = Passes.take
 
-    def begin(passes: Passes, made: Pass, *arguments: Any) -> Any:
-        for ticket in made.tickets:
+    def take(passes: Passes, tickets: Sequence[Ticket], *arguments: Any) -> Any:
+        for ticket in tickets:
             if ticket.host.name == "c1":
                 ticket.read_at -= 1.0  # as when the watcher was stopped meanwhile
-        return real(passes, made, *arguments)
+        return real(passes, tickets, *arguments)
 
     async def story() -> None:
         world.start()
         await asyncio.sleep(0.01)
         assert world.watcher is not None
         world.watcher._passes._gone = word
-        with mock.patch.object(Passes, "_begin", begin):
+        with mock.patch.object(Passes, "take", take):
             world.ask(1, "c1", "off", 30.0, "ours")
-            world.ask(2, "c2", "off", 30.0, "ours")
+            asked = world.ask(2, "c2", "off", 30.0, "ours")
             await asyncio.sleep(4.0)
+        assert world.transport.cuts
+        assert max(at for at, _named in world.transport.cuts) < asked.at + 0.2
         await world.stop()
 
     run(story(), world.clock)
