@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from nvmefence import threads
 from nvmefence.qualify.figures import Sample, Trouble, Write
+from nvmefence.watcher.worker import Stuck, Thread
 
 T = TypeVar("T")
 
@@ -60,30 +58,7 @@ async def beside(call: Callable[[], T], seconds: float, what: str) -> T:
 
     What `call` raises is raised here.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result: T | None = None
-        failure: BaseException | None = None
-        try:
-            result = call()
-        except BaseException as error:  # handed to the caller
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threads.start(work)
     try:
-        async with asyncio.timeout(seconds):
-            return await future
-    except TimeoutError:
+        return await Thread("nvmefence-qualify").do(call, seconds)
+    except Stuck:
         raise Trouble(f"{what} did not return in {seconds:g} s") from None

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import itertools
 import mmap
 import os
@@ -274,7 +275,7 @@ class BlockBench:
         for controller in every:
             path = _SYSFS / controller.name / "reset_controller"
             try:
-                await beside(lambda path=path: path.write_text("1"), _RESET_S, f"the reset of {controller.name}")  # type: ignore[misc]
+                await beside(functools.partial(path.write_text, "1"), _RESET_S, f"the reset of {controller.name}")
             except OSError as error:
                 raise Trouble(f"{controller.name} cannot be reset: {error.strerror}") from None
 
