@@ -1,4 +1,4 @@
-"""The submission queue: each scenario of queue_support/scenarios.py in a process of its own, over the shim."""
+"""The submission queue: each scenario of queue_support in a process of its own, over the shim."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 pytest.importorskip("nvmefence.nvme._queue", reason="the extension module is not built")
 
 from nvmefence.nvme.queue import probe_backends
-from tests.unit.queue_support import scenarios
+from tests.unit.queue_support import lives, scenarios
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parent / "queue_support"
-HELPERS = {"main", "soon", "until_idle", "until_count", "rounds_leak_nothing"}
+
+
+def _is_scenario(thing: object, module: ModuleType) -> bool:
+    """Whether it is a function of this module that is complete without arguments."""
+    if not inspect.isfunction(thing) or thing.__module__ != module.__name__:
+        return False
+    return not inspect.signature(thing).parameters
+
+
 SCENARIOS = [
-    name
-    for name, function in vars(scenarios).items()
-    if inspect.isfunction(function) and function.__module__ == scenarios.__name__ and name not in HELPERS
+    name for module in (scenarios, lives) for name, thing in vars(module).items() if _is_scenario(thing, module)
 ]
 
 
@@ -43,7 +50,7 @@ def test_holds(name: str, shim: Path) -> None:
     if ring_missing and "ioctl" not in name:
         pytest.skip(ring_missing)
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-m", "tests.unit.queue_support.scenarios", name],
+        [sys.executable, "-X", "dev", "-m", "tests.unit.queue_support", name],
         cwd=ROOT,
         env={**os.environ, "LD_PRELOAD": str(shim)},
         capture_output=True,

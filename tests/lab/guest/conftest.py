@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import bringup, observer, writer
+from tests.lab.guest.watching import Observed
 from tests.lab.shape import Shape
 
 
@@ -50,6 +51,14 @@ def device(drive: observer.Drive) -> Iterator[observer.Device]:
     """The first drive's primary controller, open."""
     with observer.Device(drive.primary.path) as opened:
         yield opened
+
+
+@pytest.fixture
+def observed(drives: list[observer.Drive]) -> Iterator[Observed]:
+    """Looks who is attached where, with descriptors of its own."""
+    made = Observed(drives)
+    yield made
+    made.close()
 
 
 @pytest.fixture

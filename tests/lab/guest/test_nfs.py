@@ -58,13 +58,6 @@ def place(shape: Shape, drives: list[observer.Drive], room: Path, tmp_path: Path
     made.close()
 
 
-@pytest.fixture
-def observed(drives: list[observer.Drive]) -> Iterator[Observed]:
-    made = Observed(drives)
-    yield made
-    made.close()
-
-
 def through(place: Place, mount: Path) -> Place:
     """Return the same place as it is seen through a mount."""
     made = copy.copy(place)

@@ -41,13 +41,6 @@ def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterato
     made.close()
 
 
-@pytest.fixture
-def observed(drives: list[observer.Drive]) -> Iterator[Observed]:
-    made = Observed(drives)
-    yield made
-    made.close()
-
-
 def false_success(moments: list[Moment[Seen]], victim: dict[str, int]) -> list[float]:
     """The times at which a response said success while the observer saw the host attached."""
     return [
