@@ -69,7 +69,7 @@ manual-packages:
 
 test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
-	@rm -f .coverage .coverage.*
+	@rm -rf .cache/coverage
 	@tests/run $(BIN)/python
 	@$(BIN)/python -m coverage combine --quiet || true
 	@$(BIN)/python -m coverage report --skip-covered --fail-under=85
@@ -196,7 +196,7 @@ matrix: source
 	@$(BIN)/python packaging/matrix.py
 
 clean:
-	@rm -rf build dist *.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf build dist *.egg-info .cache/coverage .cache/pytest .mypy_cache .ruff_cache .hypothesis
 	@rm -f nvmefence/nvme/_queue.c nvmefence/nvme/_queue*.so $(VENV)/.ready
 
 distclean: clean
