@@ -45,12 +45,9 @@ def archive_fences(settings: Settings, of: Of) -> list[str]:
 
 @contextlib.contextmanager
 def standing_responses(settings: Settings) -> Iterator[ResponseDirectory | None]:
-    """Open the response directory; None: there is none, or it is not the one of simulated drives."""
-    if settings.simulate and settings.response_dir == Settings().response_dir:
-        yield None
-        return
+    """Open the response directory; None: there is none. With simulated drives, only their responses count there."""
     try:
-        responses = ResponseDirectory(settings.response_dir)
+        responses = ResponseDirectory(settings.response_dir, simulated=bool(settings.simulate))
     except DirectoryLost as error:
         if error.errno != errno.ENOENT:
             raise

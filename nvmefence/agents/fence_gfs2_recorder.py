@@ -184,7 +184,7 @@ class Fence:
         self._record(level, verdict.status, verdict.details, self._times.told())
         if not verdict.confirmed:
             complain(f"{NAME}: {self.action} of {self.target} is not confirmed: {verdict.details}")
-        elif self.settings.verbose:
+        elif self.settings.verbose or verdict.details.startswith("SIMULATED"):
             complain(f"{NAME}: {self.action} of {self.target}: {verdict.details}")
         trouble = self._journal.close() if self._journal else ""
         if trouble:

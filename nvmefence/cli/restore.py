@@ -21,7 +21,7 @@ from nvmefence.inventory import hostfile
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.records.places import Places, places
 from nvmefence.records.record import Record
-from nvmefence.records.store import RecordError
+from nvmefence.records.store import RealRecordError, RecordError
 from nvmefence.restoring import Ended, Of, belongs
 from nvmefence.settings import Settings
 from nvmefence.site import Site, open_site
@@ -286,9 +286,11 @@ def _on_record(there: Places, host: str) -> Record | None:
 
 
 def _readable(there: Places, host: str, screen: Screen) -> Record | None:
-    """Return the record; one that cannot be believed is put away unread."""
+    """Return the record; one that cannot be believed is put away unread. Raises FileError for one not to touch."""
     try:
         return there.store.load(host)
+    except RealRecordError as error:
+        raise FileError(error.reason, "nothing was done; give other directories, or no simulated drives") from None
     except RecordError as error:
         screen.note(f"{error.reason}; it is put aside unread")
         return None

@@ -21,7 +21,7 @@ from nvmefence.watcher.worker import Workers
 def watch(arguments: argparse.Namespace, settings: Settings, screen: Screen) -> int:
     """Serve until SIGTERM or SIGINT; what is in hand then is finished first."""
     check_deadline(settings)
-    _check_directories(settings)
+    _check_directories(settings, asked=bool(arguments.simulate))
     hostmap = load(settings.hosts)
     helper, no_helper = after.begin(settings)
     site = open_site(settings)
@@ -74,12 +74,19 @@ def _lock_memory() -> str:
     return ""
 
 
-def _check_directories(settings: Settings) -> None:
-    """Raise ConfigError for directories that cannot be meant."""
+def _check_directories(settings: Settings, *, asked: bool) -> None:
+    """Raise ConfigError for directories that cannot be meant. `asked`: the command line wants simulated drives."""
     requests, responses = map(os.path.realpath, (settings.request_dir, settings.response_dir))
     if requests == responses:
         raise ConfigError(
             f"{option('request_dir')} and {option('response_dir')} are both {requests}", "give them different ones"
+        )
+    if settings.simulate and not asked:
+        raise ConfigError(
+            f"the settings say that drives are simulated ({settings.simulate}), and the command line does not: "
+            "a cluster would take the answers for true",
+            "remove simulate from the settings and NVMEFENCE_SIMULATE from the environment; "
+            f"for a rehearsal give {option('simulate')}",
         )
     if settings.simulate and settings.request_dir == Settings().request_dir:
         raise ConfigError(

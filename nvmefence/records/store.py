@@ -39,6 +39,14 @@ class RecordError(Exception):
         self.reason = reason
 
 
+class RealRecordError(RecordError):
+    """A record of what a real node lost, which nobody with emulated drives may touch."""
+
+
+class _Real(SpoolError):
+    """The same, on its way."""
+
+
 class Store:
     """The directory of the records. Its methods wait for the disk; nothing stays open between two calls.
 
@@ -93,15 +101,18 @@ class Store:
         found = record.parse(files.read(directory, name, limit=RECORD_LIMIT).data)
         if _name(found.host) != name or (host and found.host.lower() != host.lower()):
             raise Invalid(f"it is about the host {quoted(found.host)}")
-        if found.simulated != self.simulated:
-            raise Invalid(f"it is about {'emulated' if found.simulated else 'real'} drives")
+        if self.simulated and not found.simulated:
+            raise _Real("it is about real drives, and the drives here are emulated: it is left as it is")
+        if found.simulated and not self.simulated:
+            raise Invalid("it is about emulated drives")
         return found
 
     def update(self, host: str, change: Change, *, keep: bool = False) -> Record | None:
         """Change a host's record; return what is on record now, durably. Raises RecordError.
 
         With `keep` it stays in memory until the next change, which need not read it then. A record that cannot be
-        believed is put aside, into `unreadable/`, and is as none for `change`.
+        believed is put aside, into `unreadable/`, and is as none for `change`. Where drives are emulated, one of
+        real drives is a RealRecordError.
         """
         try:
             name = _name(host)
@@ -157,7 +168,8 @@ class Store:
             yield directory
 
     def _failed(self, host: str, error: SpoolError) -> RecordError:
-        return RecordError(f"the record of {quoted(host)} in {quoted(self.path)}: {error.reason}")
+        kind = RealRecordError if isinstance(error, _Real) else RecordError
+        return kind(f"the record of {quoted(host)} in {quoted(self.path)}: {error.reason}")
 
 
 def _name(host: str) -> str:

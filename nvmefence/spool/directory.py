@@ -196,6 +196,11 @@ def _reason_of(name: str) -> str:
 class ResponseDirectory(_Spool):
     """The responses that stand. Only one process may publish."""
 
+    def __init__(self, path: str, *, simulated: bool = False) -> None:
+        """`simulated`: who asks has emulated drives; a response that says a real node is fenced is left alone."""
+        super().__init__(path)
+        self._simulated = simulated
+
     def settle(self) -> None:
         """Make durable what a predecessor made visible and died before it was durable. Raises WriteFailed.
 
@@ -282,7 +287,9 @@ class ResponseDirectory(_Spool):
                 raise
             except SpoolError:
                 continue
-            if answer.success and answer.action_performed != Action.ON.value and of(answer.target_node):
+            if not answer.success or answer.action_performed == Action.ON.value or not of(answer.target_node):
+                continue
+            if answer.simulated or not self._simulated:
                 found.append(name)
         return found
 

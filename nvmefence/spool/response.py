@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 RESPONSE_LIMIT: Final = 4 * 1024 * 1024
 """Bytes. Larger than a request's limit, because the evidence names every namespace of every drive."""
+SIMULATED: Final = "SIMULATED: "
+"""How a message begins that is about emulated drives."""
 _TEXTS: Final = ("request_id", "action_performed", "target_node", "message", "timestamp")
 
 
@@ -55,6 +57,11 @@ class Response:
         """Plain data; None: there is none."""
         self.timeline = timeline
         """Plain data: when what happened on the way to this response; None: nobody says."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it is about emulated drives, so that no node has lost anything."""
+        return self.message.startswith(SIMULATED)
 
     @property
     def status(self) -> str:

@@ -114,12 +114,16 @@ class Desk:
         max_age_s: float,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        simulated: bool = False,
     ) -> None:
+        """`simulated`: see `ResponseDirectory`."""
         self._request_dir = request_dir
         self._response_dir = response_dir
         self._max_age_s = max_age_s
         self._wall = wall
         self._monotonic = monotonic
+        self._simulated = simulated
         self._requests: RequestDirectory | None = None
         self._responses: ResponseDirectory | None = None
         self._lock: Lock | None = None
@@ -172,7 +176,7 @@ class Desk:
         return f"is the same directory as {quoted(self._response_dir)}"
 
     def _settled_responses(self) -> ResponseDirectory:
-        responses = ResponseDirectory(self._response_dir)
+        responses = ResponseDirectory(self._response_dir, simulated=self._simulated)
         try:
             responses.settle()
         except BaseException:

@@ -14,7 +14,7 @@ from nvmefence.fencing.survey import Survey, survey
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import HostMap
-from nvmefence.records.places import places
+from nvmefence.records.places import Places, places
 from nvmefence.records.recorder import Keeper
 from nvmefence.restoring import Restoring
 from nvmefence.settings import Settings
@@ -85,7 +85,9 @@ class Watcher:
         self._wall = wall
         self._loop = asyncio.get_running_loop()
         limit = settings.max_request_age_s
-        self._desk = Desk(settings.request_dir, settings.response_dir, limit, wall, self._loop.time)
+        self._desk = Desk(
+            settings.request_dir, settings.response_dir, limit, wall, self._loop.time, simulated=site.simulated
+        )
         self._delivery = Delivery(
             self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall
         )  # fmt: skip
@@ -95,30 +97,9 @@ class Watcher:
         self._passes = Passes(
             site, workers.discovery, options, self._keeper, there.locks, self._pass_ended, self._gone
         )
-        restoring = Restoring(
-            site.transport, self._find, there, workers.record, workers.spool, self._desk.archive_fences,
-            simulated=site.simulated,
-        )  # fmt: skip
-        self._givebacks = Givebacks(restoring, settings.deadline, wall, self._mark, self._given_back)
-        self._mending = Mending(
-            restoring, self._survey, there.store, workers.record, journal, settings.deadline, self._mark
-        )  # fmt: skip
-        self._guard = Guard(settings, journal, self._note, self._loop.time)
-        self._lookout = Lookout(
-            settings, site, lambda: self._hostmap, there, workers, self._passes, self._desk.fences, self._guard,
-            journal, self._note, self._alarm_changed, wall,
-        )  # fmt: skip
-        self._publishing = Publishing(
-            settings.metrics, site, lambda: self._hostmap, lambda: self._lookout.figures, self._passes,
-            lambda: journal.troubles, lambda: self._desk.beaten_at, wall,
-        )  # fmt: skip
-        self._delivery.reported = self._publishing.answered
-        self._afterwards: Afterwards | None = None
-        if helper is not None:
-            from nvmefence.watcher.afterwards import Afterwards
-
-            responses, simulated = settings.response_dir, site.simulated
-            self._afterwards = Afterwards(helper, journal, self._note, responses, wall, simulated)
+        self._join_restores(there)
+        self._join_lookout(there)
+        self._afterwards = None if helper is None else self._join_helper(helper)
         self._wake = asyncio.Event()
         self._stopping = False
         self._wakeup = Wakeup()
@@ -128,6 +109,37 @@ class Watcher:
         self._unfenced_until = float("inf")
         """Loop time until which successful responses to an `on` may stand; at the start that is not known."""
         self._last = "no fence yet"
+
+    def _join_restores(self, there: Places) -> None:
+        settings, workers, site = self._settings, self._workers, self._site
+        restoring = Restoring(
+            site.transport, self._find, there, workers.record, workers.spool, self._desk.archive_fences,
+            simulated=site.simulated,
+        )  # fmt: skip
+        self._givebacks = Givebacks(restoring, settings.deadline, self._wall, self._mark, self._given_back)
+        self._mending = Mending(
+            restoring, self._survey, there.store, workers.record, self._journal, settings.deadline, self._mark
+        )  # fmt: skip
+
+    def _join_lookout(self, there: Places) -> None:
+        settings, site, journal, wall = self._settings, self._site, self._journal, self._wall
+        workers, fences = self._workers, self._desk.fences
+        self._guard = Guard(settings, journal, self._note, self._loop.time)
+        self._lookout = Lookout(
+            settings, site, lambda: self._hostmap, there, workers, self._passes, fences, self._guard,
+            journal, self._note, self._alarm_changed, wall,
+        )  # fmt: skip
+        self._publishing = Publishing(
+            settings.metrics, site, lambda: self._hostmap, lambda: self._lookout.figures, self._passes,
+            lambda: journal.troubles, lambda: self._desk.beaten_at, wall,
+        )  # fmt: skip
+        self._delivery.reported = self._publishing.answered
+
+    def _join_helper(self, helper: Helper) -> Afterwards:
+        from nvmefence.watcher.afterwards import Afterwards
+
+        responses, simulated = self._settings.response_dir, self._site.simulated
+        return Afterwards(helper, self._journal, self._note, responses, self._wall, simulated)
 
     def stop(self) -> None:
         """Take no more requests; `run` returns when the fences in hand are answered."""

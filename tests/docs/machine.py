@@ -21,8 +21,9 @@ PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAP: Final = "/etc/nvmefence/hosts.toml"
 LOG: Final = "/var/log/gfs2-fencing"
 RESPONSES: Final = "/localdisk/gfs2-fencing/responses"
-SETTINGS: Final = """\
-simulate = "/localdisk/fleet.toml"
+FLEET: Final = "/localdisk/fleet.toml"
+SETTINGS: Final = f"""\
+simulate = "{FLEET}"
 # Simulated drives do not serve the default directory under its own name; this is a link to it.
 request_dir = "/shared/gfs2-fencing/requests"
 quiesce = "wait:0.2"
@@ -99,7 +100,7 @@ class Machine:
                 else:
                     entry.unlink()
         (fleet,) = manual.toml("[fleet]")
-        self.inside("/localdisk/fleet.toml").write_text(fleet.text)
+        self.inside(FLEET).write_text(fleet.text)
         self.inside("/etc/nvmefence/nvmefence.toml").write_text(SETTINGS)
         if hosts:
             self.inside(MAP).write_text(hosts)

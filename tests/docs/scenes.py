@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.cluster.nodes import Cluster
 from tests.cluster.room import Room, wait_for
-from tests.docs.machine import SCRIPT, Machine
+from tests.docs.machine import FLEET, SCRIPT, Machine
 from tests.system.service_room import ServiceRoom
 
 WATCH: Final = "nvmefence watch"
@@ -42,7 +42,8 @@ class Desk:
     def start_watcher(self) -> None:
         """Start the watcher in the background and wait until it serves."""
         self.room.must("systemd-tmpfiles", "--create", "nvmefence.conf")
-        started = self.room.must("bash", "-c", f"setsid {WATCH} </dev/null >{_DIARY} 2>&1 & echo $!")
+        watch = f"{WATCH} --simulate {FLEET}"  # by no settings alone does a watcher have simulated drives
+        started = self.room.must("bash", "-c", f"setsid {watch} </dev/null >{_DIARY} 2>&1 & echo $!")
         self._watcher = started.strip()
         wait_for("the watcher serves", lambda: "serving" in self._said(), _WITHIN_S, _TICK_S)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.docs.machine import MAP, RESPONSES, Machine, readme_map
+from tests.docs.machine import FLEET, MAP, RESPONSES, Machine, readme_map
 from tests.docs.scenes import Service
 from tests.docs.steps import ENDED, Step, follow
 from tests.system import service_room
@@ -107,7 +108,12 @@ def service(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     on_the_machine.chmod(0o755)
     monkeypatch.setattr(service_room, "SCRIPT", on_the_machine)
     installed = machine.inside(f"/etc/systemd/system/{UNIT}").read_text()
-    with ServiceRoom(tmp_path / "room", {UNIT: installed, **JOURNALD}) as room:
+    (start,) = re.findall(r"^ExecStart=(.*)$", installed, re.MULTILINE)
+    rehearsal = (
+        f"[Service]\nExecStart=\nExecStart={start} --simulate {FLEET}\n"  # only so a watcher has such drives
+    )
+    units = {UNIT: installed, f"{UNIT}.d/rehearsal.conf": rehearsal, **JOURNALD}
+    with ServiceRoom(tmp_path / "room", units) as room:
         room.run("systemctl", "start", "systemd-journald.socket")
         yield Service(machine, room)
 

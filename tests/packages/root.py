@@ -30,6 +30,8 @@ response_dir = "/localdisk/rehearsal/responses"
 quiesce = "wait:0.1"
 """
 """Simulated drives do not serve the default directories."""
+REHEARSAL: Final = "/etc/systemd/system/nvmefence-watcher.service.d/rehearsal.conf"
+"""A watcher has simulated drives only by its own command line."""
 FLEET: Final = "[fleet]\ndrives = 2\nsecondary_controllers = 3\nnamespaces = 2\n"
 HOSTS: Final = "version = 1\n[drives]\ncount = 2\n[hosts.compute-1]\nslot = 0\n"
 ASK: Final = (
@@ -101,6 +103,10 @@ class CleanRoot(ServiceRoom):
         self.write("/etc/nvmefence/hosts.toml", HOSTS)
         self.write("/etc/nvmefence/nvmefence.toml", SETTINGS)
         self.must("mkdir", "-p", "-m", "750", "/localdisk/rehearsal/requests", "/localdisk/rehearsal/responses")
+        self.must("mkdir", "-p", REHEARSAL.rpartition("/")[0])
+        start = "/usr/sbin/nvmefence watch --simulate /localdisk/fleet.toml"
+        self.write(REHEARSAL, f"[Service]\nExecStart=\nExecStart={start}\n")
+        self.must("systemctl", "daemon-reload")
 
 
 def built(pattern: str) -> Path:

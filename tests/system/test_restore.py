@@ -134,6 +134,31 @@ def test_4_and_11_nothing_is_done_for_who_is_unknown_or_whose_record_is_spoiled(
     assert not file.exists()
 
 
+@pytest.mark.parametrize("command", ["restore", "unfence"])
+def test_a_rehearsal_leaves_what_says_that_a_real_host_is_fenced(place: Place, command: str) -> None:
+    """Whatever directories it is given: a rehearsal's own record and response go, a real host's stay."""
+    responses, records = place.path / "responses", place.path / "fleet.toml.fenced"
+    responses.mkdir()
+    answer = {
+        "request_id": "r", "success": True, "action_performed": "off", "target_node": "c1", "timestamp": "t",
+        "status": "success", "message": "Fenced c1: detached 12 attachments",
+    }  # fmt: skip
+    (responses / "real.json").write_text(json.dumps(answer))
+    (responses / "trial.json").write_text(json.dumps(answer | {"message": f"SIMULATED: {answer['message']}"}))
+    place.run("detach", "--host", "c1")
+    done = place.run(command, "--host", "c1", "--response-dir", str(responses))
+    assert done.returncode == 0
+    assert sorted(path.name for path in responses.glob("*.json")) == ["real.json"]
+    place.run("detach", "--host", "c1")
+    file = records / "c1.json"
+    file.write_text(json.dumps(record(place) | {"simulated": False}))
+    before = file.read_bytes(), state(place)
+    done = place.run(command, "--host", "c1", "--response-dir", str(responses))
+    assert done.returncode == Exit.BAD_FILE
+    assert "it is about real drives" in done.stderr
+    assert (file.read_bytes(), state(place)) == before
+
+
 def test_2_a_host_must_be_named(place: Place) -> None:
     assert place.run("restore").returncode == place.run("unfence").returncode == 2
 

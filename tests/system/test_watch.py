@@ -314,6 +314,13 @@ def test_bad_settings_end_it_before_anything_is_served(place: Watching) -> None:
     assert run("--response-dir", str(place.requests))[0] == 3
     code, said = run("--request-dir", "/localdisk/gfs2-fencing/requests")
     assert (code, "simulated drives do not serve" in said) == (3, True)
+    by_settings = [word for word in place.arguments() if word not in ("--simulate", "fleet.toml")]
+    done = subprocess.run(
+        [*MAIN, *by_settings], cwd=place.path, env={**CLEAN, "NVMEFENCE_SIMULATE": "fleet.toml"},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "the settings say that drives are simulated (fleet.toml), and the command line does not" in done.stderr
     assert run("--hosts", "missing.toml")[0] == 3
     assert run("--quiesce", "wait:40")[0] == 3
     assert run("--max-request-age-s", "0")[0] == 3

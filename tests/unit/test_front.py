@@ -15,6 +15,7 @@ import pytest
 PRELUDE = """
 import os, signal, sys, time
 from nvmefence.cli import front
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has all that comes from it ignore this
 def work():
 {body}
 sys.exit(front.run(work))
