@@ -5,28 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Final, TypeVar
 
-from nvmefence.fencing.evidence import MOST_STEPS, DriveEvidence, FenceReport, Identity, Sent
+from nvmefence.fencing.cutting import Cutting
+from nvmefence.fencing.evidence import MOST_STEPS, DriveEvidence, FenceReport
 from nvmefence.fencing.options import Options
-from nvmefence.fencing.quiesce import Choice, Method
+from nvmefence.fencing.quiesce import Method
+from nvmefence.fencing.quieting import Quieting
 from nvmefence.fencing.secondaries import SecondaryControl
 from nvmefence.fencing.session import Attached, DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host, HostMap
 from nvmefence.inventory.selectors import Refusal
-from nvmefence.nvme import commands, status
-from nvmefence.nvme.structures import MalformedData, identify_namespace
-from nvmefence.nvme.transport import NO_ANSWER, Command, Completion, Transport
+from nvmefence.nvme import status
+from nvmefence.nvme.transport import NO_ANSWER, Transport
 
-__all__ = ["Options", "Progress", "detach_commands", "fence"]
+__all__ = ["Options", "Progress", "fence"]
 
 _PAUSES: Final = (0.0, 0.005, 0.02, 0.1, 0.5, 1.0)
 """Seconds before the next round of cut and read-back; the last one repeats until the deadline."""
 _GIVE_UP: Final = 2
 """Rounds after which a drive that answers every attempt with a final error is left."""
 
+_OLD: Final = 0.5
+"""Seconds, at most, by which the last reads of two drives are apart."""
 _DONE: Final = "done"
 """Stands for no phase: the drive's part has ended."""
 _MORE: Final = "more"
@@ -65,7 +68,13 @@ async def fence(
         _DriveFence(DriveSession(transport, drive, hostmap, until), hosts, options, progress, start)
         for drive in selection.drives
     ]
-    await asyncio.gather(*(worker.run() for worker in workers))
+    try:
+        await asyncio.gather(*(worker.run() for worker in workers))
+        if not selection.missing:
+            await _agree(workers, [host.name for host in hosts])
+    finally:
+        for worker in workers:
+            worker.session.close()
     return FenceReport(
         hosts=tuple(host.name for host in hosts),
         drives=[worker.evidence for worker in workers],
@@ -75,6 +84,18 @@ async def fence(
         seconds=loop.time() - start,
         simulated=transport.backend == "simulated",
     )
+
+
+async def _agree(workers: Sequence[_DriveFence], hosts: Sequence[str]) -> None:
+    """Have the drives' last reads be of one time, if they would confirm a host.
+
+    While one drive is waited for, other software may attach the host again to another that has ended.
+    """
+    loop = asyncio.get_running_loop()
+    acted = True
+    while acted and any(all(worker.evidence.outcome(host).confirmed for worker in workers) for host in hosts):
+        old = [worker for worker in workers if worker.controllers and worker.read_at < loop.time() - _OLD]
+        acted = any(await asyncio.gather(*(worker.again() for worker in old)))
 
 
 class _DriveFence:
@@ -97,36 +118,63 @@ class _DriveFence:
         names = tuple(host.name for host in hosts)
         self.evidence = DriveEvidence(drive.serial, drive.nqn, drive.model, names, quiesce=options.quiesce.name)
         self.controllers: frozenset[int] = frozenset()
-        self.one_by_one: set[int] = set()
-        """Namespaces where a list of several controllers failed: there, each gets a command of its own."""
         self.final_rounds = 0
         """Rounds in a row in which only namespaces that cannot be read stood in the way. One such round may be
         a namespace that was deleted while it was read."""
-        self.last_status: dict[tuple[int, int], int] = {}
         self.refusal_advice = ""
         """What to do about a host that is refused on this drive."""
-        self.clean_since: dict[str, float] = {}
-        """By host: loop time of the first of the complete reads, in a row, that showed none of its controllers."""
+        self.read_at = float("-inf")
+        """Loop time at which the last complete read began."""
         self._loop = asyncio.get_running_loop()
         self._start = self._phase_start = start
         self._phase = ""
-        self.choice = Choice(Method.WAIT, options.quiesce.seconds)
         self.secondary = SecondaryControl(session, self.evidence, self._start, options.resources)
+        self.cutting = Cutting(session, self.evidence, self._start)
+        self.quieting = Quieting(self.evidence, options, self.secondary, drive.model)
 
     async def run(self) -> None:
-        """Fence; whatever goes wrong is written into the evidence."""
+        """Fence; whatever goes wrong is written into the evidence. The drive stays open."""
         try:
-            await self._fence()
+            await self._guarded(self._fence())
+        finally:
+            self._end()
+
+    async def again(self) -> bool:
+        """Read once more, and cut again what is back; returns whether anything was."""
+        acted = False
+
+        async def look() -> None:
+            nonlocal acted
+            attached = await self._read()
+            if attached.complete and not self.evidence.remaining and not self._unfinished():
+                return
+            acted = True
+            self._enter("read-back")
+            await self._finish(attached)
+
+        await self._guarded(look())
+        if acted:
+            self._end()
+        return acted
+
+    def _unfinished(self) -> bool:
+        """Whether there is something left to be done about hosts that are not attached."""
+        quiesced = sorted(self.evidence.quiesced)
+        return bool(self.quieting.restless() or self.evidence.held or self._to_bring_back(quiesced))
+
+    async def _guarded(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            await work
         except DriveProblem as problem:
             self._fail(problem.reason, problem.advice)
         except Exception as error:
             # A defect of ours on one drive must neither stop the cut on the others nor pass as success.
             self.evidence.remaining = None
             self._fail(f"internal error: {error!r}", "report this as a defect")
-        finally:
-            self.session.close()
-            self._enter(_DONE)
-            self.evidence.seconds["total"] = self._loop.time() - self._start
+
+    def _end(self) -> None:
+        self._enter(_DONE)
+        self.evidence.seconds["total"] = self._loop.time() - self._start
 
     def _fail(self, reason: str, advice: str = "") -> None:
         self.evidence.problem = reason
@@ -158,33 +206,27 @@ class _DriveFence:
         self._resolve()
         if not self.controllers:
             return
-        self._choose(self.secondary.obstacle(self.controllers))
+        self.quieting.choose(self.secondary.obstacle(self.controllers))
         self._enter("read")
         attached = await self._read(fresh=self._is_held())
         self.evidence.found = attached.of(self.controllers)
+        await self._finish(attached)
+
+    async def _finish(self, attached: Attached) -> None:
+        """Go on from a read to the end. Raises DriveProblem."""
         try:
-            if self.choice.takes_offline:
-                await self._go_offline(self.controllers)
-                if attached.complete and not self.evidence.found:  # nothing to cut: what was read is too old
-                    self._enter("read-back")
-                    attached = await self._read()
             await self._cut_until_quiet(attached)
         except DriveProblem:
             await self._finish_the_others()
             await self._escalate()
             raise
 
-    def _choose(self, obstacle: str) -> None:
-        """Settle what is done about writes under way on this drive."""
-        self.choice = self.options.quiesce.choose(self.session.drive.model, obstacle)
-        self.evidence.quiesce, self.evidence.quiesce_reason = self.choice.name, self.choice.reason
-
-    async def _go_offline(self, controllers: frozenset[int]) -> None:
+    async def _go_offline(self, controllers: frozenset[int], *, attached: bool = True) -> None:
         """Take controllers offline; where the drive refuses that for good, do what the rule has in its place."""
         self._enter("offline")
-        await self.secondary.take_offline(controllers)
+        await self.secondary.take_offline(controllers, attached=attached)
         if self.secondary.hopeless:
-            self._choose(self.secondary.problem)
+            self.quieting.choose(self.secondary.problem)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step, again and again while its failure may pass and the deadline has not."""
@@ -225,57 +267,27 @@ class _DriveFence:
         self._is_held()
         self.evidence.remaining = None
         self.evidence.passes += 1
+        begun = self._loop.time()
         secondaries = bool(self.evidence.secondaries)
         attached = await self._patiently(lambda: self.session.read_attached(fresh=fresh, secondaries=secondaries))
         self.evidence.namespaces = len(attached.nsids)
         if secondaries:
             self.secondary.note(attached.secondaries)
         if attached.complete:
-            self.evidence.remaining = attached.of(self.controllers)
-            self._note_clean()
-        else:  # it may have shown, in part, that a host is attached again
-            self.clean_since.clear()
-            self.evidence.quiesced.clear()
-            self.secondary.forget(self.controllers)
+            self.evidence.remaining = remaining = attached.of(self.controllers)
+            self.quieting.saw_all({cntlid for ids in remaining.values() for cntlid in ids})
+            self.read_at = begun
+        else:
+            self.quieting.saw_in_part()
         return attached
-
-    def _note_clean(self) -> None:
-        """After a complete read: which hosts are clean, and for which of them the quiesce rule is met by now."""
-        now = self._loop.time()
-        left = {cntlid for ids in (self.evidence.remaining or {}).values() for cntlid in ids}
-        for host, ids in self.evidence.targets.items():
-            if not left.isdisjoint(ids) or host in self.evidence.held:
-                self.clean_since.pop(host, None)
-                self.evidence.quiesced.discard(host)
-                if not left.isdisjoint(ids):
-                    self.secondary.forget(ids)
-                continue
-            since = self.clean_since.setdefault(host, now)
-            if host not in self.evidence.quiesced and self._is_quiet(ids, now - since):
-                self.evidence.quiesced.add(host)
-
-    def _is_quiet(self, ids: tuple[int, ...], clean_for: float) -> bool:
-        """Whether nothing of a host's can land any more, nothing of it having been attached for so many seconds."""
-        if self.choice.method is Method.WAIT:
-            return clean_for >= self.choice.seconds
-        return self.choice.possible and self.secondary.drained.issuperset(ids)
-
-    def _restless(self) -> list[str]:
-        """Return the hosts that are clean, and for which the quiesce rule is not met."""
-        return [host for host in self.clean_since if host not in self.evidence.quiesced]
-
-    def _time_to_quiet(self) -> float:
-        """Seconds until the quiesce rule can be met for all hosts that are clean; 0 when it is."""
-        due = [self.clean_since[host] + self.choice.seconds for host in self._restless()]
-        return max(max(due) - self._loop.time(), _PAUSES[1]) if due else 0.0
 
     async def _settle(self, attempt: int) -> Attached | None:
         """All hosts are clean: do what is left until their fence is confirmed and the drive in order.
 
         Returns what a read after it showed, None when nothing was left to do. Raises DriveProblem.
         """
-        restless = self._restless()
-        if restless and self.choice.method is Method.WAIT:
+        restless = self.quieting.restless()
+        if restless and self.quieting.choice.method is Method.WAIT:
             return await self._wait_and_read(self._time_to_quiet())
         if restless:
             return await self._drain_late(restless, attempt)
@@ -301,19 +313,51 @@ class _DriveFence:
 
     async def _drain_late(self, hosts: list[str], attempt: int) -> Attached:
         """Nothing is attached, and controllers are not known to be offline: see to that, or say why not."""
-        if not self.choice.possible:
+        choice = self.quieting.choice
+        if not choice.possible:
             raise DriveProblem(
-                f"quiesce {self.choice.name} is not possible: {self.choice.reason}", "choose another with --quiesce"
+                f"quiesce {choice.name} is not possible: {choice.reason}", "choose another with --quiesce"
             )
+        await self._wait_if_late(hosts)
         if attempt > _GIVE_UP:
             if self.options.quiesce.method is not Method.AUTO:
                 raise DriveProblem(self.secondary.problem, "choose another with --quiesce")
-            self._choose(self.secondary.problem)
+            self.quieting.choose(self.secondary.problem)
             return await self._wait_and_read(self._time_to_quiet())
         await self._pause(attempt)
-        await self._go_offline(self._ids(hosts))
+        loose = frozenset(cntlid for cntlid in self._ids(hosts) if cntlid not in self.secondary.drained)
+        if loose:
+            await self._go_offline(loose, attached=False)
         self._enter("read-back")
         return await self._read()
+
+    async def _wait_if_late(self, hosts: list[str]) -> None:
+        """Where going offline now would not end all that hosts may have under way, wait first.
+
+        Until then it is not sent: QEMU 7.2 has a fault in it for what is under way and detached.
+        """
+        late = self.quieting.late(hosts)
+        if not late:
+            return
+        self._enter("quiesce")
+        until, before = self.quieting.late_until(late), self.options.before
+        while late:
+            if self._loop.time() + _POLL >= self.session.until or (before.read and until >= self.session.until):
+                raise DriveProblem(
+                    f"controllers had nothing attached when they went offline, so that {self.quieting.late_s:g} s "
+                    "must pass, and the deadline leaves no time for that",
+                    "give a longer --deadline",
+                )
+            await asyncio.sleep(_POLL if not before.read else max(until - self._loop.time(), 0.001))
+            late = self.quieting.late(hosts)
+            if not late and self._loop.time() >= until:
+                self.evidence.quiesce_reason = (
+                    f"waited {self.quieting.late_s:g} s, as controllers had nothing attached when they went offline"
+                )
+
+    def _time_to_quiet(self) -> float:
+        """Seconds until a wait is over for all hosts that are clean; 0 when it is."""
+        return max(self.quieting.seconds_left(), _PAUSES[1]) if self.quieting.restless() else 0.0
 
     def _ids(self, hosts: list[str]) -> frozenset[int]:
         return frozenset(cntlid for host in hosts for cntlid in self.evidence.targets[host])
@@ -336,7 +380,7 @@ class _DriveFence:
         self._enter("quiesce")
         if self._loop.time() + seconds >= self.session.until:
             raise DriveProblem(
-                f"the deadline leaves no time for quiesce {self.choice.name}", "give a longer --deadline"
+                f"the deadline leaves no time for quiesce {self.quieting.choice.name}", "give a longer --deadline"
             )
         await asyncio.sleep(seconds)
         self._enter("read-back")
@@ -355,17 +399,18 @@ class _DriveFence:
                 later = await self._settle(attempt)
                 if later is None:
                     return
-                attached, attempt = later, attempt + 1 if self._restless() else 0
+                attached, attempt = later, attempt + 1 if self.quieting.restless() else 0
                 continue
             self._judge(attached, remaining, attempt)
             await self._pause(attempt)
             if remaining:
                 loose = frozenset(cntlid for ids in remaining.values() for cntlid in ids) - self.secondary.due
-                if loose and self.choice.takes_offline:  # they were brought back, and are attached again
+                if loose and self.quieting.choice.takes_offline:  # not yet, or they were brought back
                     await self._go_offline(loose)
                 self.evidence.cutting = remaining
                 self._enter("cut")
-                await self._cut(remaining)
+                if not await self.cutting.cut(remaining):
+                    raise DriveProblem(*self._no_answer())
             self._enter("read-back")
             attached = await self._read()
             attempt += 1
@@ -375,7 +420,7 @@ class _DriveFence:
         if self.evidence.remaining is None:
             return
         with contextlib.suppress(DriveProblem):
-            if self._restless() and self.choice.method is Method.WAIT:
+            if self.quieting.restless() and self.quieting.choice.method is Method.WAIT:
                 await self._wait_and_read(self._time_to_quiet())
             due = self._to_bring_back(sorted(self.evidence.quiesced))
             if due:
@@ -414,7 +459,7 @@ class _DriveFence:
         if not remaining or not attempt:
             return
         pairs = [(nsid, cntlid) for nsid, ids in remaining.items() for cntlid in ids]
-        statuses = [self.last_status.get(pair, 0) for pair in pairs]
+        statuses = [self.cutting.last_status.get(pair, 0) for pair in pairs]
         nsid, cntlid = pairs[0]
         why = (
             status.describe(statuses[0])
@@ -429,52 +474,3 @@ class _DriveFence:
     def _no_answer(self) -> tuple[str, str]:
         waited = self._loop.time() - self._start
         return f"no answer in {waited:.1f} s", status.advice(NO_ANSWER)
-
-    async def _cut(self, remaining: dict[int, tuple[int, ...]]) -> None:
-        """Send one detach for each namespace that a read just before showed attached, all in flight together.
-
-        Beside them each namespace is asked who it is, so that nothing else is ever given back in its place.
-        """
-        self.evidence.remaining = None
-        batch = detach_commands(remaining, self.one_by_one)
-        unknown = [nsid for nsid in remaining if nsid not in self.evidence.identities]
-        asked = [commands.allocated_namespace(nsid) for nsid in unknown]
-        every = await self.session.controller.run([*(command for command, _, _ in batch), *asked])
-        answers, said = every[: len(batch)], every[len(batch) :]
-        for (_, nsid, ids), answer in zip(batch, answers, strict=True):
-            self._record(nsid, ids, answer)
-        for nsid, answer in zip(unknown, said, strict=True):
-            self._identify(nsid, remaining[nsid], answer)
-        self.evidence.cutting = {}
-        if any(answer.status == NO_ANSWER for answer in answers):
-            raise DriveProblem(*self._no_answer())
-
-    def _identify(self, nsid: int, ids: tuple[int, ...], answer: Completion) -> None:
-        """Take in which namespace controllers were just cut from."""
-        doubtful = self.evidence.unidentified
-        if not answer.status:
-            with contextlib.suppress(MalformedData):
-                self.evidence.identities[nsid] = Identity.of(identify_namespace(answer.data))
-                doubtful.get(nsid, set()).difference_update(ids)
-                return
-        doubtful.setdefault(nsid, set()).update(ids)
-
-    def _record(self, nsid: int, ids: tuple[int, ...], answer: Completion) -> None:
-        self.evidence.sent.append(
-            Sent(nsid, ids, answer.status, answer.started - self._start, answer.finished - answer.started)
-        )
-        for cntlid in ids:
-            self.last_status[nsid, cntlid] = answer.status
-        if answer.status and len(ids) > 1:
-            self.one_by_one.add(nsid)
-
-
-def detach_commands(
-    attached: dict[int, tuple[int, ...]], one_by_one: set[int] | frozenset[int] = frozenset()
-) -> list[tuple[Command, int, tuple[int, ...]]]:
-    """Return the detach commands (with NSID and controllers) for what is attached, by NSID."""
-    batch = []
-    for nsid, ids in attached.items():
-        lists = [(cntlid,) for cntlid in ids] if nsid in one_by_one else [ids]
-        batch += [(commands.detach(nsid, part), nsid, part) for part in lists]
-    return batch

@@ -9,6 +9,16 @@ from nvmefence.fencing.guard import Guard
 from nvmefence.fencing.quiesce import DEFAULT, Method, Quiesce
 
 
+@dataclass(slots=True)
+class Before:
+    """What is known of hosts from before a fence; it is being read while the fence has begun."""
+
+    quiet: set[str] = field(default_factory=set)
+    """Hosts that counted as fenced, by a quiesce rule that suffices: nothing of theirs was under way then."""
+    read: bool = False
+    """No more will be known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to fence."""
@@ -22,6 +32,7 @@ class Options:
     """Tells whether a host is being given storage back: that keeps no cut waiting, and nothing is confirmed."""
     resources: Mapping[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
     """Queues and interrupts that controllers (NQN, serial number, id) had before an earlier fence."""
+    before: Before = field(default_factory=lambda: Before(read=True))
     until: float | None = None
     """Loop time, in place of a deadline: an end that stays, however long this process is stopped meanwhile."""
 

@@ -79,6 +79,16 @@ class Quiesce:
         """Seconds that it waits on every drive, whatever the drive can do."""
         return self.seconds if self.method is Method.WAIT else 0.0
 
+    def late(self, model: str) -> float:
+        """Seconds of a wait on a drive where controllers went offline only when nothing was attached to them.
+
+        A drive may have ended what was under way for the namespaces that were attached then, and for no other.
+        """
+        for pattern, seconds in self.models:
+            if fnmatch.fnmatchcase(model, pattern):
+                return seconds
+        return self.seconds if self.method is Method.AUTO else DEFAULT_WAIT
+
     def choose(self, model: str, obstacle: str) -> Choice:
         """Return what to do on a drive; `obstacle` is why its secondary controllers cannot be taken offline."""
         if self.method is Method.WAIT:
@@ -91,6 +101,11 @@ class Quiesce:
             if fnmatch.fnmatchcase(model, pattern):
                 return Choice(Method.WAIT, seconds, f"{obstacle}; model {pattern} is qualified in the settings")
         return Choice(Method.WAIT, self.seconds, obstacle)
+
+
+def suffices(met: str, rule: str) -> bool:
+    """Whether a host for which a rule was met has nothing under way by another; both by their names."""
+    return met in ("auto", "drain", "offline", rule)
 
 
 DEFAULT_WAIT: Final = 10.0

@@ -72,6 +72,9 @@ class SecondaryControl:
         self._now: dict[int, SecondaryController] = {}
         self.drained: set[int] = set()
         """Controllers that went offline at our word, and were seen offline afterwards."""
+        self.in_time: set[int] = set()
+        """Of those that said so: controllers that had a namespace by the read just before, so that what they had
+        under way has ended."""
         self.due: set[int] = set()
         """Controllers that were taken offline, and were not brought back since."""
         self.problem = ""
@@ -85,8 +88,11 @@ class SecondaryControl:
         seen = None if view is None else view.secondaries
         return obstacle(seen, None if local is None else local.cntlid, controllers)
 
-    async def take_offline(self, controllers: Iterable[int]) -> None:
-        """Send Secondary Offline for each. It may take half of the time that is left: the cut must come too."""
+    async def take_offline(self, controllers: Iterable[int], *, attached: bool = True) -> None:
+        """Send Secondary Offline for each. It may take half of the time that is left: the cut must come too.
+
+        `attached`: a read just before showed each of them attached.
+        """
         ids = sorted(controllers)
         for cntlid in ids:
             self._remember(cntlid)
@@ -103,6 +109,8 @@ class SecondaryControl:
             self._evidence.secondaries[cntlid].back = None
             if status.code(answer.status) in (status.SUCCESS, status.INVALID_SECONDARY_STATE):
                 self._acknowledged.add(cntlid)  # the latter: it is offline already, which `note` must see
+                if attached:
+                    self.in_time.add(cntlid)
                 continue
             self._acknowledged.discard(cntlid)
             why = status.describe(answer.status)
@@ -136,9 +144,10 @@ class SecondaryControl:
                     self.problem = f"controller {cntlid} reported offline and is not seen offline"
 
     def forget(self, controllers: Iterable[int]) -> None:
-        """Controllers were seen attached: unless offline still, they count as drained no longer."""
+        """Controllers were seen attached, or may be: unless offline still, they count as drained no longer."""
         ids = set(controllers) - self.due
         self.drained -= ids
+        self.in_time -= ids
         self._acknowledged -= ids
 
     async def bring_back(self, controllers: Collection[int]) -> None:

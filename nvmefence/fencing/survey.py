@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nvmefence.fencing.fence import detach_commands
+from nvmefence.fencing.cutting import detach_commands
 from nvmefence.fencing.session import DriveProblem, DriveSession
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import Host, HostMap

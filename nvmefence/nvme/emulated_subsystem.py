@@ -396,9 +396,13 @@ class EmulatedSubsystem:
         return 0, count, b""
 
     def _offline(self, cntlid: int) -> None:
-        """Take a secondary controller offline; its resources are lost, its attachments stay."""
+        """Take a secondary controller offline; its resources are lost, its attachments stay.
+
+        As in QEMU 7.2 (nvme_ctrl_reset, nvme_ns_drain), it ends what is under way for namespaces still attached.
+        """
         if self._writes and self.quirks.offline_drains:
-            self._land(lambda write: write.cntlid == cntlid)
+            there = {nsid for nsid in self.namespaces if cntlid in self.attached(nsid)}
+            self._land(lambda write: write.cntlid == cntlid and write.nsid in there)
         entry = self.secondaries[cntlid]
         self.generation += entry.online or entry.vq > 0 or entry.vi > 0
         entry.online, entry.vq, entry.vi = False, 0, 0

@@ -54,7 +54,7 @@ class Beside:
 
     def options(self, options: Options) -> Options:
         """Return the fence's options with what it needs of these two."""
-        return replace(options, guard=self._lock, resources=self._recorder.resources)
+        return replace(options, guard=self._lock, resources=self._recorder.resources, before=self._recorder.before)
 
     def heard(self, drive: DriveEvidence, phase: str) -> None:
         """Take note of what the fence says of its progress (`fence.Progress`)."""

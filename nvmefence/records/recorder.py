@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport
+from nvmefence.fencing.options import Before
+from nvmefence.fencing.quiesce import suffices
 from nvmefence.records import merge
 from nvmefence.records.merge import FenceSoFar
 from nvmefence.records.record import Asked, Record
@@ -117,6 +119,9 @@ class Recorder:
         self.resources: dict[tuple[str, str, int], tuple[int, int]] = {}
         """What controllers had that an earlier fence left offline, once that has been read from the records. For
         `fence.Options.resources`."""
+        self.before = Before()
+        """What the records said of these hosts when the fence began, once that has been read. For
+        `fence.Options.before`."""
         keeper.writer.post(self._read)
 
     def leave_out(self, host: str) -> None:
@@ -141,9 +146,12 @@ class Recorder:
         """In the writer's thread."""
         for host in list(self._begun):
             with contextlib.suppress(RecordError):
-                self._remember(self._keeper.store.load(host))
+                self._remember(host, self._keeper.store.load(host))
+        self.before.read = True
 
-    def _remember(self, found: Record | None) -> None:
+    def _remember(self, host: str, found: Record | None) -> None:
+        if found is not None and found.confirmed and suffices(found.quiesce, self._begun[host].quiesce):
+            self.before.quiet.add(host)
         for one in () if found is None else found.offline:
             if one.queues and one.interrupts:
                 self.resources[(*one.drive, one.cntlid)] = one.queues, one.interrupts
@@ -151,10 +159,9 @@ class Recorder:
     def _write_so_far(self) -> None:
         """In the writer's thread."""
         self._posted = False  # what is heard from now on is written again
-        self._write(self._seen, {})
+        self._write(self._seen, {}, last=False)
 
-    def _write(self, drives: Sequence[DriveEvidence], ends: Mapping[str, FenceSoFar]) -> None:
-        last = self._ended
+    def _write(self, drives: Sequence[DriveEvidence], ends: Mapping[str, FenceSoFar], *, last: bool) -> None:
         for host, begun in self._begun.items():
             if self._ended and not last:
                 return  # what waits behind this has all of it, and the end
@@ -189,7 +196,7 @@ class Recorder:
         ends = {} if report is None else self._ends(report)
 
         def last() -> None:
-            self._write(drives, ends)
+            self._write(drives, ends, last=True)
             self._loop.call_soon_threadsafe(self._settle)
 
         if not await self._keeper.done(last, within, most, lambda: self._writings):

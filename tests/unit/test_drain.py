@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from nvmefence.fencing.evidence import FenceReport, Outcome
 from nvmefence.fencing.fence import Options, fence
+from nvmefence.fencing.options import Before
 from nvmefence.fencing.quiesce import DEFAULT, Quiesce, parse
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
@@ -39,10 +41,13 @@ VF1, VF2, VF3 = 11, 12, 13
 class Bench:
     """A drive with a primary controller 0 and virtual functions 1 to 3; host cN has the Nth."""
 
-    def __init__(self, *, own: int = 0, host: dict[str, Any] | None = None, **more: Any) -> None:
+    def __init__(
+        self, *, own: int = 0, host: dict[str, Any] | None = None, without: bool = False, **more: Any
+    ) -> None:
+        """`without`: there is no namespace on the drive."""
         self.drive = EmulatedSubsystem(
             "nqn.example:0", "S0", controllers=[0, 5], secondaries=[VF1, VF2, VF3],
-            namespaces=[Namespace(1), Namespace(2)], quirks=QEMU_7_2, model="MODEL 9", **more,
+            namespaces=[] if without else [Namespace(1), Namespace(2)], quirks=QEMU_7_2, model="MODEL 9", **more,
         )  # fmt: skip
         self.own = own
         self.transport = EmulatedTransport({"/dev/nvme0": (self.drive, own)})
@@ -51,13 +56,23 @@ class Bench:
         self.hostmap = hostfile.parse({"version": 1, "drives": {"count": 1}, "hosts": hosts}, "hosts.toml")
 
     def fence(
-        self, *names: str, rule: Quiesce = DEFAULT, deadline: float = 30.0, escalate: bool = False
-    ) -> FenceReport:
+        self, *names: str, rule: Quiesce = DEFAULT, deadline: float = 30.0, escalate: bool = False,
+        before: Before | None = None, beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> FenceReport:  # fmt: skip
+        """`beside` is done meanwhile."""
         local = LocalController("nvme0", "/dev/nvme0", self.own, "", "live", False)
         found = [Drive("nqn.example:0", "S0", "MODEL 9", "1", (local,))]
         hosts = [self.hostmap.find(name) for name in names or ("c1",)]
-        options = Options(deadline, rule, escalate)
-        return run(fence(self.transport, self.hostmap, found, hosts, options), self.clock)
+        options = Options(deadline, rule, escalate, before=before or Before(read=True))
+
+        async def story() -> FenceReport:
+            other = asyncio.ensure_future(beside()) if beside else None
+            report = await fence(self.transport, self.hostmap, found, hosts, options)
+            if other is not None:
+                await other
+            return report
+
+        return run(story(), self.clock)
 
     def fault(self, hook: Hook) -> None:
         self.transport.faults["/dev/nvme0"] = hook
@@ -136,13 +151,93 @@ def test_offline_stays_offline() -> None:
     assert report.drives[0].offline("c1") == (VF1,)
 
 
-def test_a_drain_of_a_host_that_is_cut_already_sends_no_detach() -> None:
+def cut_by_others(bench: Bench) -> None:
+    """Detach a host that has a write under way, as other software would just before the fence."""
+    bench.drive._clock = bench.clock
+    assert bench.drive.start_write(VF1, 1, 7.0)
+    for nsid in (1, 2):
+        bench.drive.set_attached(nsid, [VF2])
+
+
+@pytest.mark.parametrize("rule", ["auto", "drain", "offline"])
+def test_what_was_cut_by_others_is_waited_for_before_its_controller_goes_offline(rule: str) -> None:
+    """Offline ends nothing of what is under way for a namespace that is detached."""
+    bench = Bench()
+    cut_by_others(bench)
+    report = bench.fence(rule=parse(rule))
+    assert report.drives[0].outcome("c1") is Outcome.ALREADY
+    back = [] if rule == "offline" else ["assign", "assign", "online"]
+    assert [what for what, _ in bench.changes()] == ["offline", *back]
+    assert not bench.drive.settle(), "nothing is under way when it is confirmed"
+    assert report.seconds == pytest.approx(10.0, abs=0.1)
+    assert "had nothing attached when they went offline" in report.drives[0].quiesce_reason
+
+
+def test_how_long_it_is_waited_for_is_what_the_settings_say_of_the_drive() -> None:
+    for rule, seconds in ((parse("auto:8"), 8.0), (Quiesce(10.0, DEFAULT.method, (("MODEL*", 7.5),)), 7.5)):
+        bench = Bench()
+        cut_by_others(bench)
+        report = bench.fence(rule=rule)
+        assert report.confirmed("c1")
+        assert report.seconds == pytest.approx(seconds, abs=0.1)
+
+
+def test_a_deadline_that_leaves_no_time_for_that_is_said_at_once() -> None:
+    bench = Bench()
+    cut_by_others(bench)
+    report = bench.fence(deadline=9.0)
+    assert not report.confirmed("c1")
+    assert report.seconds < 1
+    assert "10 s must pass, and the deadline leaves no time" in report.message("c1")
+
+
+def test_who_counted_as_fenced_before_is_not_waited_for_again_unless_it_was_attached() -> None:
     bench = Bench()
     for nsid in (1, 2):
         bench.drive.set_attached(nsid, [VF2])
+    known = Before({"c1"}, read=True)
+    assert bench.fence(before=known).seconds < 1
+    bench = Bench()
+    bench.fault(managing(OFFLINE, fail(0x007), times=3))
+    bench.drive._clock = bench.clock
+    assert bench.drive.start_write(VF1, 1, 7.0)
+    assert bench.fence(before=known).confirmed("c1")
+    assert not bench.drive.settle()
+
+
+def test_what_is_known_of_a_host_may_come_later_than_the_drive_answers() -> None:
+    bench = Bench()
+    for nsid in (1, 2):
+        bench.drive.set_attached(nsid, [VF2])
+    known = Before()
+
+    async def read() -> None:
+        await asyncio.sleep(0.3)
+        known.quiet.add("c1")
+        known.read = True
+
+    report = bench.fence(before=known, beside=read)
+    assert report.confirmed("c1")
+    assert report.seconds == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("rule", ["auto", "drain"])
+def test_an_offline_that_comes_after_the_cut_ends_nothing(rule: str) -> None:
+    bench = Bench()
+    bench.fault(managing(OFFLINE, fail(0x007), times=3))
+    bench.drive._clock = bench.clock
+    assert bench.drive.start_write(VF1, 1, 7.0)
+    report = bench.fence(rule=parse(rule))
+    assert report.confirmed("c1")
+    assert not bench.drive.settle(), "nothing is under way when it is confirmed"
+    assert not bench.attached(VF1)
+
+
+def test_where_there_is_no_namespace_nothing_is_waited_for() -> None:
+    bench = Bench(without=True)
     report = bench.fence()
-    assert report.drives[0].outcome("c1") is Outcome.ALREADY
-    assert [what for what, _ in bench.changes()] == ["offline", "assign", "assign", "online"]
+    assert report.confirmed("c1")
+    assert report.seconds < 1
 
 
 def test_a_controller_that_is_offline_already_ends_online_with_what_the_others_have() -> None:

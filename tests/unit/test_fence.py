@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from nvmefence.fencing.cutting import detach_commands
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport, Outcome
-from nvmefence.fencing.fence import Options, Progress, detach_commands, fence
+from nvmefence.fencing.fence import Options, Progress, fence
 from nvmefence.fencing.quiesce import Quiesce
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController

@@ -105,7 +105,7 @@ class Bench:
         self,
         *hosts: str,
         rule: str = "drain",
-        deadline: float = 10.0,
+        deadline: float = 30.0,
         within: float = 0.2,
         in_flight: Callable[[], int] | None = None,
     ) -> FenceReport:
