@@ -152,8 +152,9 @@ class EmulatedSubsystem:
         self.generation += 1
 
     def remove_namespace(self, nsid: int) -> None:
-        """Delete a namespace. Raises KeyError."""
+        """Delete a namespace, and with it where writes under way could land. Raises KeyError."""
         del self._namespaces[nsid], self._attached[nsid]
+        self._writes = [write for write in self._writes if write.nsid != nsid]
         self.generation += 1
 
     def set_attached(self, nsid: int, controllers: Iterable[int]) -> None:
