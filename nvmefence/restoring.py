@@ -1,7 +1,7 @@
 """A restore from the record to its end: the one place where `nvmefence restore` and the watcher give storage back.
 
 The order of its steps makes it harmless to end at any of them and to begin anew: first the host counts as fenced no
-longer, on record and by its responses, then it is given what it had; what it has again goes from the record only
+longer, by its responses and on record, then it is given what it had; what it has again goes from the record only
 when a drive has shown it, and the record itself goes last.
 """
 
@@ -115,7 +115,7 @@ class Restoring:
         cannot be read (nothing was done then), Stuck, OSError if the drives cannot be found.
         """
         lock = await self._locked(host.name, patience)
-        unanswered = Unanswered()
+        unanswered = Unanswered(lock.note)
         try:
             before = await self._on_record(host.name)
             ended = Ended(host.name, before, simulated=self._simulated)
@@ -123,9 +123,8 @@ class Restoring:
                 return ended
             if not before.empty:
                 drives = await self._find(_left(until))
-                ended.marked = await self._record.do(lambda: self._mark(host.name), FILES_S)
                 wanted = Wanted(before.taken, before.offline)
-                terms = Terms(_left(until), lock.wanted, lambda: self._put_away(ended, hostmap), unanswered)
+                terms = Terms(_left(until), lock.wanted, lambda: self._prepare(ended, hostmap), unanswered)
                 ended.report = await restore(self._transport, hostmap, drives, host, wanted, terms, progress)
             await self._conclude(ended, hostmap, lock)
             return ended
@@ -184,6 +183,18 @@ class Restoring:
         if ended.away or not await self._put_away(ended, hostmap):
             await self._note(ended, clear=True)
             ended.cleared = not ended.troubles
+
+    async def _prepare(self, ended: Ended, hostmap: HostMap) -> str:
+        """Have nothing say any more that the host is fenced; return why nothing may be given, if that failed.
+
+        The responses go first. A restore may be killed: who counts as fenced by the record alone is looked after,
+        and nobody would be who counts as fenced by responses alone.
+        """
+        why = await self._put_away(ended, hostmap)
+        if why:
+            return why
+        ended.marked = await self._tried(ended, self._record, lambda: self._mark(ended.host))
+        return "" if ended.marked else f"that {ended.host} counts as fenced no longer cannot be put on record"
 
     async def _put_away(self, ended: Ended, hostmap: HostMap) -> str:
         """Put the responses away that say the host is fenced, before it is given anything: a restore may be killed.

@@ -374,6 +374,10 @@ class _DriveRestore:
             raise DriveProblem("the deadline passed", "run the command again")
         asked = [commands.attach(nsid, ids) for nsid, ids in lot]
         asked_at = self._loop.time()
+        try:
+            self._terms.unanswered.begin()
+        except OSError as error:
+            raise DriveProblem(f"what is being given cannot be noted: {error.strerror or error}") from None
         self._sending = task = self._loop.create_task(self.session.controller.run_to_the_end(asked))
         self._terms.unanswered.add(task)
         done, _ = await asyncio.wait({task}, timeout=max(self.session.until - self._loop.time(), 0.0))

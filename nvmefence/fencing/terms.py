@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,13 +28,19 @@ class Unanswered:
     As long as there are any nobody may confirm a fence of the host.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[[bool], None] = lambda _there: None) -> None:
+        """`note` is called before there is any, and when there is none any more. It may raise OSError before."""
+        self._note = note
         self._tasks: set[asyncio.Task[list[Completion]]] = set()
         self._lost = False
         self._done: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
         return self._lost or bool(self._tasks)
+
+    def begin(self) -> None:
+        """Take note that commands are about to be sent. Raises OSError: they must not be."""
+        self._note(True)
 
     def add(self, task: asyncio.Task[list[Completion]]) -> None:
         """Take note of commands that are being sent."""
@@ -45,6 +52,8 @@ class Unanswered:
         if task.cancelled() or (task.exception() is None and any(a.status == NO_ANSWER for a in task.result())):
             self._lost = True  # whoever waited for it has stopped: its answer will not be heard of
         if not self:
+            with contextlib.suppress(OSError):  # it stands for as long as a note is believed
+                self._note(False)
             for call in self._done:
                 call()
             self._done.clear()

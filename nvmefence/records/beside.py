@@ -10,12 +10,9 @@ from typing import Final
 from nvmefence.fencing.evidence import DriveEvidence, FenceReport
 from nvmefence.fencing.options import Options
 from nvmefence.nvme.transport import NO_ANSWER
-from nvmefence.records.hostlock import HostLocks
+from nvmefence.records.hostlock import UNANSWERED_S, HostLocks
 from nvmefence.records.recorder import Keeper
 
-UNANSWERED_S: Final = 150.0
-"""Seconds for which a command without an answer may still be carried out: Linux aborts it after 60, and resets the
-controller after as many again."""
 _LOOK_S: Final = 0.5
 """Seconds between two looks whether the kernel still holds a command."""
 
@@ -80,6 +77,7 @@ class Beside:
         that has its storage again. Then it does so later. Again is harmless.
         """
         if _unanswered(self._drives.values()):
+            self._lock.note(True)  # this process may be gone before that
             loop = asyncio.get_running_loop()
             self._end_later(loop, loop.time() + UNANSWERED_S)
         else:
@@ -93,6 +91,7 @@ class Beside:
         """
         left = until - loop.time()
         if left <= 0 or (self._in_flight is not None and self._in_flight() == 0):
+            self._lock.note(False)
             self._lock.end()
         else:
             loop.call_later(left if self._in_flight is None else min(_LOOK_S, left), self._end_later, loop, until)

@@ -256,12 +256,20 @@ class Passes:
         return tuple(host for host in made.hosts if host.name in wanted)
 
     def _may_try_again(self, made: Pass, joined: Sequence[Ticket], now: float) -> list[Ticket]:
-        """Return who joined a pass that was not confirmed and has time left for one of its own."""
+        """Return who joined a pass and needs one of its own.
+
+        That is who came when the drives had been read for the last time, and, where the pass was not confirmed, who
+        has time left for another.
+        """
+        ended = made.moments["ended"]
         return [
             ticket
             for ticket in joined
-            if not (made.report and made.report.confirmed(ticket.host.name))
-            and ticket.until - now > self._options.quiesce.least + ANSWERING_S
+            if ticket.read_at > ended
+            or (
+                not (made.report and made.report.confirmed(ticket.host.name))
+                and ticket.until - now > self._options.quiesce.least + ANSWERING_S
+            )
         ]
 
     async def finish(self) -> None:

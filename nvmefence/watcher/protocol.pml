@@ -58,7 +58,7 @@
 #define EV_WANTED 17          /* nvmefence.watcher.passes:Passes._wanted -- somebody waits for it still */
 #define EV_UNWANTED 18        /* nvmefence.watcher.passes:Passes._wanted -- all have withdrawn their requests */
 #define EV_READ 19            /* nvmefence.fencing.fence:_DriveFence._read -- who is attached */
-#define EV_CUT 20             /* nvmefence.fencing.fence:_DriveFence._cut -- the detach is on its way */
+#define EV_CUT 20             /* nvmefence.fencing.cutting:Cutting.cut -- the detach is on its way */
 #define EV_CONFIRMED 21       /* nvmefence.watcher.passes:Passes._fence -- the fence is proven */
 #define EV_UNCONFIRMED 22     /* nvmefence.watcher.passes:Passes._fence -- it ended without a proof */
 #define EV_RECORD 23          /* nvmefence.records.recorder:Recorder.finish -- what was taken is on record, durably */
@@ -203,8 +203,8 @@ byte agent[REQUESTS];
 
 /* A restore. */
 #define R_LOCKED 1
-#define R_MARKED 2
-#define R_ARCHIVED 3
+#define R_ARCHIVED 2
+#define R_MARKED 3
 #define R_GRANTED 4
 #define R_GIVEN 5
 #define R_OVER 6
@@ -477,22 +477,22 @@ proctype Restore() {
 end:	do
 	:: d_step { ON(EV_RESTORE, 0, 0, restore == 0 && restores > 0 && !FENCING && record != NONE);
 		restores--; restoring = true; restore = R_LOCKED }
-	:: d_step { ON(EV_MARK, 0, 0, restore == R_LOCKED); unchanged = (record == FENCED);
+	:: d_step { ON(EV_ARCHIVE, 0, 0, restore == R_LOCKED);
+#ifndef MUTANT_RESPONSES_ARCHIVED_LAST
+		ALL(PUT_AWAY);
+#endif
+		restore = R_ARCHIVED }
+	:: d_step { ON(EV_MARK, 0, 0, restore == R_ARCHIVED); unchanged = (record == FENCED);
 		if
 		:: record == FENCED -> record = PART
 		:: else
 		fi;
 		restore = R_MARKED }
-	:: d_step { ON(EV_ARCHIVE, 0, 0, restore == R_MARKED);
-#ifndef MUTANT_RESPONSES_ARCHIVED_LAST
-		ALL(PUT_AWAY);
-#endif
-		restore = R_ARCHIVED }
-	:: d_step { ON(EV_PERMIT, 0, 0, restore == R_ARCHIVED && LEAVE_IS_GIVEN);
+	:: d_step { ON(EV_PERMIT, 0, 0, restore == R_MARKED && LEAVE_IS_GIVEN);
 		ALL(READMIT);
 		granted = true; restore = R_GRANTED }
 	:: d_step { ON(EV_ATTACH, 0, 0, restore == R_GRANTED); given(); restore = R_GIVEN }
-	:: d_step { ON(EV_DENIED, 0, 0, (restore == R_MARKED || restore == R_ARCHIVED || restore == R_GIVEN)
+	:: d_step { ON(EV_DENIED, 0, 0, (restore >= R_LOCKED && restore != R_GRANTED && restore != R_OVER)
 			&& IS_WANTED);
 		if
 		:: restore != R_GIVEN && unchanged -> record = FENCED
@@ -605,7 +605,7 @@ proctype World() {
 		if
 		:: granted -> given(); torn = true
 		:: granted -> granted = false; torn = true
-		:: !granted -> torn = torn || restore >= R_MARKED
+		:: !granted -> torn = torn || restore >= R_ARCHIVED
 		fi;
 		restoring = false; restore = 0; unchanged = false }
 	:: atomic { ON(EV_POWER, 0, 0, cuts > 0);
@@ -622,7 +622,7 @@ proctype World() {
 		:: granted -> given()
 		:: granted = false
 		fi;
-		torn = torn || restore >= R_MARKED;
+		torn = torn || restore >= R_ARCHIVED;
 		restoring = false; restore = 0; unchanged = false;
 		fall(0);
 #if WATCHERS > 1

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from nvmefence.agents import exchange, fence_gfs2_recorder, waiting
+from nvmefence.fencing.cutting import Cutting
 from nvmefence.fencing.fence import _DriveFence
 from nvmefence.nvme import commands
 from nvmefence.nvme.emulated import EmulatedTransport
@@ -169,7 +170,7 @@ class Tracer:
         yield Beside, "enter", self._after("LOCK")
         yield Beside, "end", self._unlocked
         yield _DriveFence, "_read", self._after_awaited("READ")
-        yield _DriveFence, "_cut", self._cut
+        yield Cutting, "cut", self._cut
         yield Recorder, "finish", self._after_awaited("RECORD")
         yield Watcher, "_sort", self._sorted
         yield Watcher, "_pass_ended", self._pass_ended
@@ -319,9 +320,10 @@ class Tracer:
         return wrapped
 
     def _cut(self, real: Any) -> Any:
-        async def wrapped(drive: Any, remaining: Any) -> None:
+        async def wrapped(drive: Any, remaining: Any) -> bool:
             self.see("CUT")
-            await real(drive, remaining)
+            answered: bool = await real(drive, remaining)
+            return answered
 
         return wrapped
 
@@ -372,8 +374,8 @@ class Tracer:
     # A restore, and the drives
 
     def _restore_begun(self, real: Any) -> Any:
-        def wrapped(lock: RestoreLock, directory: str, host: str, what: str) -> None:
-            real(lock, directory, host, what)
+        def wrapped(lock: RestoreLock, directory: str, host: str, what: str, *rest: Any) -> None:
+            real(lock, directory, host, what, *rest)
             self._restoring, self._denied = True, False
             self.see("RESTORE")
 

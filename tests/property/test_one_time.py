@@ -1,4 +1,4 @@
-"""What is said of all drives is true of one time: who comes back on one while another is waited for is cut again."""
+"""What is said of all drives is true of one time: who is back on one while another is waited for is cut again."""
 
 from __future__ import annotations
 
