@@ -236,6 +236,22 @@ def test_what_is_no_response_is_refused(tmp_path: Path, data: bytes, reason: str
         shown(tmp_path, data)
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"a text", b"{}", b'{"a": 1, "a": 2}', b"[" * 9000, b"\xff", b" " * (RESPONSE_LIMIT + 1)]
+)
+def test_who_names_something_else_is_told_what_to_do(tmp_path: Path, data: bytes) -> None:
+    for given in ("", "a.fifo", "directory/"):
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(tmp_path / "a.fifo")
+            (tmp_path / "directory").mkdir()
+        with pytest.raises(FileError) as refused:
+            shown(tmp_path, data, given=str(tmp_path / given) if given else "")
+        assert refused.value.advice
+    with pytest.raises(FileError) as refused:
+        shown(tmp_path, data)
+    assert refused.value.advice
+
+
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(response()).encode())))
     assert "file      standard input" in shown(tmp_path, b"", given="-")[1]
