@@ -20,13 +20,15 @@ _LONG_KEY: Final = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}\.[ \t]*+){{{MAX_
 """A key of so many parts, a.b.c..., for which the parser's time grows with the square: hours for a whole file."""
 _INTEGERS: Final = range(-(1 << 63), 1 << 63)
 """What TOML lets a whole number be; Python reads any."""
+_NULL: Final = os.makedev(1, 3)
+"""/dev/null (Documentation/admin-guide/devices.txt), which stands for a file with nothing in it."""
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def read_toml(
     path: str | Path, what: str, if_missing: str, error_class: type[ConfigError] = ConfigError
 ) -> dict[str, Any]:
-    """Read a TOML file, a regular one of at most LIMIT bytes: a FIFO or a device is never waited for.
+    """Read a TOML file: a regular one of at most LIMIT bytes, or /dev/null; a FIFO or a device is never waited for.
 
     Raises `error_class`, and nothing else, with the file, the line where there is one, and what to do.
     """
@@ -72,9 +74,12 @@ def parse_toml(data: bytes, path: str | Path, error_class: type[ConfigError] = C
 
 
 def _content(path: str | Path) -> bytes | None:
-    """Return what is in a file, a byte more than LIMIT at most; None if it is not a regular one."""
+    """Return what is in a file, a byte more than LIMIT at most; None if there is something else than a file."""
     # Opening a device can have effects, so it is looked at first; the second look, at what was opened, counts.
-    if not _readable(os.stat(path).st_mode):
+    found = os.stat(path)
+    if stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL:
+        return b""
+    if not _readable(found.st_mode):
         return None
     with open(os.open(path, _FLAGS), "rb") as file:
         return file.read(LIMIT + 1) if _readable(os.fstat(file.fileno()).st_mode) else None
