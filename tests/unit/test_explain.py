@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -239,17 +240,18 @@ def test_what_is_no_response_is_refused(tmp_path: Path, data: bytes, reason: str
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"a text", b"{}", b'{"a": 1, "a": 2}', b"[" * 9000, b"\xff", b" " * (RESPONSE_LIMIT + 1)]
 )
-def test_who_names_something_else_is_told_what_to_do(tmp_path: Path, data: bytes) -> None:
-    for given in ("", "a.fifo", "directory/"):
-        with contextlib.suppress(FileExistsError):
-            os.mkfifo(tmp_path / "a.fifo")
-            (tmp_path / "directory").mkdir()
-        with pytest.raises(FileError) as refused:
-            shown(tmp_path, data, given=str(tmp_path / given) if given else "")
-        assert refused.value.advice
+def test_who_names_another_file_is_told_what_to_do(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(FileError) as refused:
         shown(tmp_path, data)
     assert refused.value.advice
+
+
+def test_who_names_what_is_no_file_is_told_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", ".", "none", "/dev/zero"):
+        with pytest.raises(FileError) as refused:
+            shown(tmp_path, b"", given=str(tmp_path / name))
+        assert refused.value.advice, name
 
 
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
