@@ -110,7 +110,7 @@ def _yaml_documents(text: str, source: str) -> Iterator[Any]:
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = set()
+            keys: set[Any] = set()
             for node_of_key, _ in node.value:
                 key = self.construct_object(node_of_key, deep=True)
                 keys_before = len(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tomllib
@@ -14,7 +15,6 @@ import pytest
 from nvmefence import errors, settings, tomlfile
 from nvmefence.agents import waiting
 from nvmefence.errors import ConfigError
-from nvmefence.fencing import quiesce
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.hostmap import Expected, Host, HostMap
 from nvmefence.spool import files, json_strict, names, request, response
@@ -124,7 +124,7 @@ WRITTEN: dict[str, tuple[str, Break]] = {
     "one name of two": ("host-maps", lambda patch: patch.setattr(hostfile._Parser, "names", _names)),
     "a slot too far": ("host-maps", lambda patch: patch.setattr(hostfile, "NNF_FIRST_COMPUTE_VF", 3)),
     "seconds without end": ("settings", lambda patch: patch.setitem(settings._PARSERS, "deadline", float)),
-    "a wait without end": ("settings", lambda patch: patch.setattr(quiesce.math, "isinf", lambda _: False)),
+    "a wait without end": ("settings", lambda patch: patch.setattr(math, "isinf", lambda _: False)),
     "relative directories": ("settings", lambda patch: patch.setitem(settings._PARSERS, "audit", settings._text)),
 }  # fmt: skip
 

@@ -257,10 +257,11 @@ def test_a_resource_that_breaks_its_parser_is_refused_by_its_file_s_name(text: s
 @given(st.data())
 def test_whatever_a_file_of_yaml_has_it_is_read_or_refused_in_a_line(data: st.DataObject) -> None:
     text = yaml.safe_dump(node())
+    tokens = ("", "\n", "- ", ": ", "[", "*a ", *(one for one in BREAKING if len(one) < 100))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
         end = data.draw(st.sampled_from((at, at, at + 1, at + 20)))
-        text = text[:at] + data.draw(st.sampled_from(("", "\n", "- ", ": ", "[", "*a ", *BREAKING))) + text[end:]
+        text = text[:at] + data.draw(st.sampled_from(tokens)) + text[end:]
     refusal, made = "", ""
     try:
         made = as_map(layout(documents.read(text, "f"), None), 3)
