@@ -25,7 +25,7 @@ help:
 	@echo "make test     all tests: unit, property, system, and in the lab under a real kernel (root)"
 	@echo "make model    all states of the protocol, within larger bounds than make test has (minutes, 5 GB of memory)"
 	@echo "make check    lint, formatting, types, C warnings"
-	@echo "make bench    measure it: against the bare minimum, nvme-cli, and the committed figures (root, a quarter of an hour)"
+	@echo "make bench    measure it: against the bare minimum, nvme-cli, and the committed figures (root, about 25 minutes)"
 	@echo "make chaos    try for CHAOS_BUDGET seconds (600) to make it lie, hang or lose something; CHAOS_SEED to repeat (root)"
 	@echo "make chaos-lab   the same with the drives of the lab: faults, fences and restores of many hosts (root)"
 	@echo "make lab      a shell inside the emulated Rabbit (root)"

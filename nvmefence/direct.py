@@ -44,7 +44,8 @@ class Direct:
         found = self.hostmap.hosts.values() if names is None else map(self.hostmap.find, names)
         self.hosts: list[Host] = list({host.name: host for host in found}.values())
         self.seconds: dict[str, float] = {}
-        """How long the last fence took: discovery, and fence, which includes it; and record, after it."""
+        """How long the last fence took: discovery, and fence, which includes it; record, after it; and total, from
+        when it was asked for to its verdict, which is known once the record's time is over."""
         self.unrecorded: dict[str, str] = {}
         """Why what the last fence took is not on record, by host."""
         self._site: Site | None = None
@@ -88,7 +89,8 @@ class Direct:
         check_deadline(self.settings)
         loop = asyncio.get_running_loop()
         start = loop.time()
-        until = (start if begun is None else begun) + self.settings.deadline
+        asked_at = start if begun is None else begun
+        until = asked_at + self.settings.deadline
         found = self.site.discover()
         self.seconds["discovery"] = loop.time() - start
         there = places(self.settings)
@@ -111,7 +113,8 @@ class Direct:
             raise
         self.seconds["fence"] = loop.time() - start
         self.unrecorded = await beside.finish(report, RECORD_S, RECORDS_S)
-        self.seconds["record"] = loop.time() - start - self.seconds["fence"]
+        now = loop.time()
+        self.seconds |= {"record": now - start - self.seconds["fence"], "total": now - asked_at}
         return report
 
     async def survey(self, within_s: float) -> Survey:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import difflib
 import enum
+from typing import Final
+
+from nvmefence.plain import escaped
+
+_SHOWN: Final = 800
+"""Characters of what is wrong with a file that are said at most; a key or a value can be as long as the file."""
+_SHOWN_LAST: Final = 200
+"""Of these, those from the end, where the reason stands."""
 
 
 class Exit(enum.IntEnum):
@@ -59,9 +67,12 @@ class NvmefenceError(Exception):
 
 
 class ConfigError(NvmefenceError):
-    """Settings, host map or fleet file refused."""
+    """Settings, host map or fleet file refused. Its texts are a printable line each, whatever the file has."""
 
     exit_code = Exit.BAD_CONFIG
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(_line(what), _line(advice))
 
 
 class UnknownHostError(NvmefenceError):
@@ -92,6 +103,12 @@ class FileError(NvmefenceError):
     """A file that was to be shown cannot be read, or is not what it should be."""
 
     exit_code = Exit.BAD_FILE
+
+
+def _line(text: str) -> str:
+    """Return a text as a line that people can read: escaped, and not endless."""
+    text = escaped(text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - _SHOWN_LAST]} ... {text[-_SHOWN_LAST:]}"
 
 
 def nearest(word: str, known: list[str]) -> str:

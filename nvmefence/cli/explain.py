@@ -22,6 +22,7 @@ from nvmefence.watcher import verdict
 from nvmefence.watcher.verdict import DriveView, Explanation, Verdict
 
 _STANDARD_INPUT: Final = "-"
+_NAME_ONE: Final = "name a response; nvmefence history lists what was answered"
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _COLOURS: Final = {
     Verdict.FENCED: "green",
@@ -83,14 +84,14 @@ def _read(given: str, response_dir: str) -> tuple[str, bytes]:
         path = _find(given, response_dir)
         data = _content(path)
     if len(data) > RESPONSE_LIMIT:
-        raise FileError(f"{path} is not a response: it has more than {RESPONSE_LIMIT} bytes")
+        raise FileError(f"{path} is not a response: it has more than {RESPONSE_LIMIT} bytes", _NAME_ONE)
     return path, data
 
 
 def _find(given: str, response_dir: str) -> str:
     """Return the path: as given, or for a bare name that is no file, among the responses and their archive."""
     if not given or "\0" in given:
-        raise FileError(f"{given!r} is not a file's name")
+        raise FileError(f"{given!r} is not a file's name", _NAME_ONE)
     if "/" in given or (os.path.lexists(given) and not os.path.isdir(given)):
         return given
     for directory in (response_dir, os.path.join(response_dir, ARCHIVE)):
@@ -136,25 +137,24 @@ def _content(path: str) -> bytes:
     except PermissionError as error:
         raise AccessError(f"{path} cannot be read: {error.strerror}", "run as root") from None
     except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from None
-    raise FileError(f"{path} is not a regular file")
+        raise FileError(f"{path} cannot be read: {error.strerror}", _NAME_ONE) from None
+    raise FileError(f"{path} is not a regular file", _NAME_ONE)
 
 
 def _hint(data: bytes) -> str:
-    """Say what the file may be instead; empty when there is no telling."""
+    """Say what to do, by what the file may be instead."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        return (
-            "an agent or watcher may be writing it just now: try again" if not data.rstrip().endswith(b"}") else ""
-        )
+        begun = data.lstrip()[:1] in (b"", b"{") and not data.rstrip().endswith(b"}")
+        return "an agent or watcher may be writing it just now: try again" if begun else _NAME_ONE
     if not isinstance(document, dict):
-        return ""
+        return _NAME_ONE
     if "event" in document:
         return "it looks like a line of the audit: nvmefence history reads that"
     if "action" in document and "success" not in document:
         return "it looks like a request; its response has the same name, in the directory of the responses"
-    return ""
+    return _NAME_ONE
 
 
 def _print(made: Explanation, name: str, screen: Screen) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from nvmefence.nnf import documents
 from nvmefence.nnf.layout import Layout, layout
 from nvmefence.settings import Settings
 from nvmefence.site import open_site
+from nvmefence.tomlfile import parse_toml
 
 _STANDARD_INPUT: Final = "-"
 _MODE: Final = 0o644
@@ -122,7 +122,7 @@ def _source(name: str) -> tuple[str, str]:
 def _checked(text: str, settings: Settings, screen: Screen) -> tuple[list[Finding], str]:
     """Ask the live drives whether the map holds for them; return what was found, and the map that says so."""
     try:
-        hostmap = hostfile.parse(tomllib.loads(text), "the map")
+        hostmap = hostfile.parse(parse_toml(text.encode(), "the map"), "the map")
     except ConfigError as error:
         raise FileError(error.what, error.advice) from None
     site = open_site(settings)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 import fnmatch
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Final
 
-_TIMED: Final = re.compile(r"(wait|auto):(\d+(?:\.\d+)?)\Z")
+_TIMED: Final = re.compile(r"(wait|auto):(\d+(?:\.\d+)?)\Z", re.ASCII)
 FORMS: Final = '"auto", "auto:SECONDS", "drain", "offline", "wait:SECONDS" or "none"'
 
 
@@ -119,7 +120,7 @@ def parse(text: str) -> Quiesce:
     if text in ("auto", "drain", "offline"):
         return Quiesce(DEFAULT_WAIT if text == "auto" else 0.0, Method(text))
     match = _TIMED.match(text)
-    if not match:
+    if not match or math.isinf(float(match[2])):
         raise ValueError(f"must be {FORMS}, is {text!r}")
     return Quiesce(float(match[2]), Method(match[1]))
 

@@ -63,8 +63,10 @@ class _Parser:
         hosts = {name: self.host(name, table) for name, table in hosts_table.items()}
         own = self.own(drives.get("own", "visible"))
         self.refuse_overlap(hosts)
+        ours = frozenset() if isinstance(own, str) else frozenset(own)
+        slots = _uses_slots(hosts)
         for host in hosts.values():
-            self.refuse_own(host, own, zero, _uses_slots(hosts))
+            self.refuse_own(host, ours, zero, slots)
         exact, short = self.names(hosts)
         return HostMap(self.path, hosts, self.expected(drives), own, zero, exact, short)
 
@@ -81,7 +83,7 @@ class _Parser:
                         f"hosts.{host.name}", f"{kind} {number}{where} is that of hosts.{other} too", "correct one"
                     )
 
-    def refuse_own(self, host: Host, own: str | tuple[int, ...], zero: bool, slots: bool) -> None:
+    def refuse_own(self, host: Host, own: frozenset[int], zero: bool, slots: bool) -> None:
         """Refuse controller zero, our own controllers, and the Rabbit's function where slots are used."""
         key = f"hosts.{host.name}"
         claims = {number for _, _, number in _claims(host.selector)}
@@ -95,8 +97,8 @@ class _Parser:
                 "controller id 0 is refused",
                 "if the host really owns controller 0, set allow_controller_zero = true under [drives]",
             )
-        if not isinstance(own, str) and claims & set(own):
-            raise self.fail(f"{key}.controllers", f"controller {min(claims & set(own))} is this machine's own")
+        if claims & own:
+            raise self.fail(f"{key}.controllers", f"controller {min(claims & own)} is this machine's own")
 
     def names(self, hosts: Mapping[str, Host]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
         """Return the hosts by full name and by short name. A full name or alias belongs to one host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,11 @@ LIMIT: Final = 32 * 1024 * 1024
 """Bytes of a file that are read at most."""
 _MAX_LISTS: Final = 4
 """Lists within lists."""
+_MAX_DEPTH: Final = 64
+"""Objects and lists within each other."""
+_MOST: Final = 1 << 64
+"""A whole number is less than that; Python reads any, and then cannot write it."""
+_SPACE: Final = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ def read(text: str, source: str) -> list[Resource]:
     found: list[Resource] = []
     for number, document in enumerate(_documents(text, source), 1):
         if document is not None:
+            _check_inside(document, source, f"document {number}")
             found += _resources(document, "", source, f"document {number}", _MAX_LISTS)
     return found
 
@@ -54,18 +61,23 @@ def _documents(text: str, source: str) -> Iterator[Any]:
 def _json_documents(text: str, source: str) -> Iterator[Any]:
     """Yield one value after the other, as `cat` puts files of them together."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
-    place = 0
+    place = _behind_space(text, 0)
     try:
-        while text[place:].strip():
-            place += len(text[place:]) - len(text[place:].lstrip())
+        while place < len(text):
             document, place = decoder.raw_decode(text, place)
             yield document
+            place = _behind_space(text, place)
     except json.JSONDecodeError as error:
         raise _refused(source, f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except _Double as error:
         raise _refused(source, str(error)) from None
     except (RecursionError, ValueError):
         raise _refused(source, "not JSON that can be read: nested too deeply, or a number too long") from None
+
+
+def _behind_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    return place if found is None else found.end()
 
 
 class _Double(Exception):
@@ -98,10 +110,13 @@ def _yaml_documents(text: str, source: str) -> Iterator[Any]:
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for number, key in enumerate(keys):
-                if key in keys[:number]:
-                    mark = node.value[number][0].start_mark
+            keys: set[Any] = set()
+            for node_of_key, _ in node.value:
+                key = self.construct_object(node_of_key, deep=True)
+                keys_before = len(keys)
+                keys.add(key)
+                if len(keys) == keys_before:
+                    mark = node_of_key.start_mark
                     raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice", problem_mark=mark)
             return super().construct_mapping(node, deep=deep)
 
@@ -111,8 +126,27 @@ def _yaml_documents(text: str, source: str) -> Iterator[Any]:
         mark = error.problem_mark
         where = "" if mark is None else f" at line {mark.line + 1} column {mark.column + 1}"
         raise _refused(source, f"not YAML that can be read: {error.problem}{where}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+    except Exception as error:  # of a tag such as !!timestamp it raises whatever comes of the text behind it
         raise _refused(source, f"not YAML that can be read: {type(error).__name__}") from None
+
+
+def _check_inside(document: Any, source: str, where: str) -> None:
+    """Raise FileError for what could be read and cannot be shown."""
+    level: list[Any] = [document]
+    for _depth in range(_MAX_DEPTH):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value)
+                below.extend(value.values())
+            elif isinstance(value, list | tuple | set):
+                below.extend(value)
+            elif isinstance(value, int) and abs(value) >= _MOST:
+                raise _refused(source, f"{where}: a number has too many digits")
+        if not below:
+            return
+        level = below
+    raise _refused(source, f"{where}: nested more than {_MAX_DEPTH} levels deep")
 
 
 def _resources(document: Any, kind_of_list: str, source: str, where: str, lists: int) -> Iterator[Resource]:

@@ -209,7 +209,7 @@ def _of_node(node: Resource) -> dict[int, Compute] | None:
         name = server.get("hostname", "")
         if identity == _OWN_SERVER or name == "":
             continue
-        slot = int(identity) - 1 if identity.isascii() and identity.isdigit() else -1
+        slot = int(identity) - 1 if identity.isascii() and identity.isdigit() and len(identity) < 9 else -1
         if not 0 <= slot < NNF_SLOTS:
             raise FileError(f"{here}: id must be a server from 0 to {NNF_SLOTS}, is {escaped(identity)!r}")
         found[slot] = Compute(_host(name, here), slot, f"{place} (id {identity})")

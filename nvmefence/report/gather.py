@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections import deque
@@ -188,9 +189,9 @@ def _content(path: str) -> bytes:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value that so large a share of the values do not exceed."""
+    """Return the least of the values that so large a share of them do not exceed (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
 def total(entry: Entry) -> float | None:

@@ -152,14 +152,17 @@ class Watcher:
         path = self._settings.hosts
         try:
             fresh = await self._workers.log.do(lambda: hostfile.load(path), SPOOL_S)
-        except (NvmefenceError, Stuck) as error:
-            self._map_trouble = f"kept as it was, for the new one is refused: {error}"
+        except Exception as error:  # whatever it is, the service goes on with the map that it has
+            known = isinstance(error, NvmefenceError | Stuck)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self._map_trouble = f"kept as it was, for the new one is refused: {reason}"
         else:
             self._hostmap, self._map_trouble = fresh, ""
             self._journal.notice(f"host map read anew from {path}: {_count(len(fresh.hosts), 'host')}")
-        self._lookout.hint()
-        self._wake.set()
-        self._notifier.tell(READY=1, STATUS=self._status())
+        finally:  # else the service manager would wait for the end of the reload, and end the service
+            self._lookout.hint()
+            self._wake.set()
+            self._notifier.tell(READY=1, STATUS=self._status())
 
     async def run(self) -> None:
         """Serve. Raises BusyError if another watcher serves the request directory and goes on doing so."""

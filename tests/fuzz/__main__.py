@@ -12,8 +12,11 @@ from tests.fuzz import runs
 from tests.fuzz.storm import Storm
 
 _SHARES: Final = {
-    "requests": 0.4,
-    "responses": 0.3,
+    "requests": 0.35,
+    "responses": 0.25,
+    "host-maps": 0.05,
+    "settings": 0.03,
+    "fleets": 0.02,
     "request-files": 0.2 / 60,
     "response-files": 0.08 / 32,
     "audit-files": 0.02 / 50,

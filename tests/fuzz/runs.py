@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.fuzz import reading
+from tests.fuzz import reading, toml_reading
 from tests.fuzz.readers import Answers, Audit
 from tests.fuzz.siege import Round
 from tests.fuzz.texts import Text
@@ -62,6 +62,21 @@ def response_texts(seed: int, numbers: range, progress: Progress = quiet) -> Don
     return _texts("responses", reading.make_response, reading.response_holds, seed, numbers, progress)
 
 
+def host_maps(seed: int, numbers: range, progress: Progress = quiet) -> Done:
+    """Read hostile host maps."""
+    return _texts("host-maps", toml_reading.make_map, toml_reading.map_holds, seed, numbers, progress)
+
+
+def settings_files(seed: int, numbers: range, progress: Progress = quiet) -> Done:
+    """Read hostile settings files."""
+    return _texts("settings", toml_reading.make_settings, toml_reading.settings_hold, seed, numbers, progress)
+
+
+def fleet_files(seed: int, numbers: range, progress: Progress = quiet) -> Done:
+    """Read hostile fleet files."""
+    return _texts("fleets", toml_reading.make_fleet, toml_reading.fleet_holds, seed, numbers, progress)
+
+
 def request_files(seed: int, numbers: range, progress: Progress = quiet) -> Done:
     """Have watchers serve directories of hostile files. A number is one directory of some dozens."""
     return _rounds("request-files", Round, "entries", seed, numbers, progress)
@@ -80,6 +95,9 @@ def audit_files(seed: int, numbers: range, progress: Progress = quiet) -> Done:
 KINDS: Final[dict[str, Callable[[int, range, Progress], Done]]] = {
     "requests": request_texts,
     "responses": response_texts,
+    "host-maps": host_maps,
+    "settings": settings_files,
+    "fleets": fleet_files,
     "request-files": request_files,
     "response-files": response_files,
     "audit-files": audit_files,

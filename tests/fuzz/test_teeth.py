@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
 
+from nvmefence import errors, settings, tomlfile
 from nvmefence.agents import waiting
+from nvmefence.errors import ConfigError
+from nvmefence.inventory import hostfile
+from nvmefence.inventory.hostmap import Expected, Host, HostMap
 from nvmefence.spool import files, json_strict, names, request, response
 from nvmefence.spool.directory import RequestDirectory, ResponseDirectory
 from nvmefence.spool.errors import Gone, Malformed
@@ -18,10 +24,12 @@ from nvmefence.spool.request import Age
 from nvmefence.watcher import desk, journal, loose, verdict
 from tests.fuzz import runs
 from tests.fuzz.runs import Found
+from tests.fuzz.test_fuzz import TOML
 
 _SEED: Final = 5
 _TEXTS: Final = 4000
 _DIRECTORIES: Final = 12
+_MAPS: Final = 800
 Break = Callable[[pytest.MonkeyPatch], object]
 
 
@@ -58,6 +66,17 @@ def _believing(_data: bytes) -> response.Response:
     raise RuntimeError("undocumented")
 
 
+def _naive(data: bytes, path: str, error_class: type[ConfigError] = ConfigError) -> dict[str, Any]:
+    try:
+        return tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise error_class(f"{path}: {error}") from None
+
+
+def _names(_self: object, hosts: dict[str, Host]) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    return {name.lower(): host.name for host in hosts.values() for name in (host.name, *host.aliases)}, {}
+
+
 TEXTS: dict[str, tuple[str, Break]] = {
     "a lenient parser": ("requests", lambda patch: patch.setattr(json_strict, "parse", _lenient)),
     "a lenient parser of responses": ("responses", lambda patch: patch.setattr(json_strict, "parse", _lenient)),
@@ -80,6 +99,33 @@ TEXTS: dict[str, tuple[str, Break]] = {
     "an undocumented error": ("responses", lambda patch: patch.setattr(response, "answer_to", _believing)),
     "no judge of evidence": ("responses", lambda patch: patch.setattr(verdict, "_contradictions", lambda *_: ())),
     "endless patience": ("responses", lambda patch: patch.setattr(waiting, "MESSAGE_LIMIT", 10**9)),
+}  # fmt: skip
+WRITTEN: dict[str, tuple[str, Break]] = {
+    "a parser's errors let through": ("host-maps", lambda patch: patch.setattr(tomlfile, "parse_toml", _naive)),
+    "a parser's errors let through, of settings": (
+        "settings", lambda patch: patch.setattr(tomlfile, "parse_toml", _naive),
+    ),
+    "numbers of any size": ("host-maps", lambda patch: patch.setattr(tomlfile, "_wrong_inside", lambda _: "")),
+    "numbers of any size, in settings": (
+        "settings", lambda patch: patch.setattr(tomlfile, "_wrong_inside", lambda _: ""),
+    ),
+    "numbers of any size, of drives": (
+        "fleets", lambda patch: patch.setattr(tomlfile, "_wrong_inside", lambda _: ""),
+    ),
+    "unescaped errors": ("host-maps", lambda patch: patch.setattr(errors, "_line", str)),
+    "the first of two hosts": (
+        "host-maps", lambda patch: patch.setattr(hostfile._Parser, "refuse_overlap", lambda *_: None),
+    ),
+    "two hosts on one drive": ("host-maps", lambda patch: patch.setattr(HostMap, "_owners", lambda *_: {})),
+    "our own": ("host-maps", lambda patch: patch.setattr(HostMap, "_own_ids", lambda *_: frozenset())),
+    "any drives": (
+        "host-maps", lambda patch: patch.setattr(hostfile._Parser, "expected", lambda *_: Expected(count=1)),
+    ),
+    "one name of two": ("host-maps", lambda patch: patch.setattr(hostfile._Parser, "names", _names)),
+    "a slot too far": ("host-maps", lambda patch: patch.setattr(hostfile, "NNF_FIRST_COMPUTE_VF", 3)),
+    "seconds without end": ("settings", lambda patch: patch.setitem(settings._PARSERS, "deadline", float)),
+    "a wait without end": ("settings", lambda patch: patch.setattr(math, "isinf", lambda _: False)),
+    "relative directories": ("settings", lambda patch: patch.setitem(settings._PARSERS, "audit", settings._text)),
 }  # fmt: skip
 
 
@@ -135,7 +181,7 @@ FILES: dict[str, tuple[str, Break]] = {
 
 @pytest.mark.parametrize("kind", runs.KINDS)
 def test_nothing_is_found_in_what_is_not_broken(kind: str) -> None:
-    number = _TEXTS if kind in ("requests", "responses") else _DIRECTORIES
+    number = _TEXTS if kind in ("requests", "responses") else _MAPS if kind in TOML else _DIRECTORIES
     assert runs.KINDS[kind](_SEED, range(number), runs.quiet).inputs >= number
 
 
@@ -146,6 +192,14 @@ def test_a_broken_reader_of_texts_is_found(what: str, monkeypatch: pytest.Monkey
     with pytest.raises(
         Found, match=rf"(?s)the same again: python -m tests.fuzz --seed {_SEED} --only {kind}:\d+\n"
     ):
+        runs.KINDS[kind](_SEED, range(_TEXTS), runs.quiet)
+
+
+@pytest.mark.parametrize("what", WRITTEN)
+def test_a_broken_reader_of_maps_and_settings_is_found(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, spoil = WRITTEN[what]
+    spoil(monkeypatch)
+    with pytest.raises(Found, match=rf"--only {kind}:\d+\n"):
         runs.KINDS[kind](_SEED, range(_TEXTS), runs.quiet)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ _ODD = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-2, 20)
-    | st.sampled_from(["", "c1", "Rabbit", "0", "1", "x y", "\x1b"]),
+    | st.sampled_from(["", "c1", "Rabbit", "0", "1", "x y", "\x1b", "9" * 5000, 2**70, float("nan"), float("inf")]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "index", "id"]), inner),
     max_leaves=4,
 )
@@ -231,3 +232,50 @@ def test_whatever_is_in_a_resource_a_map_is_good_or_refused(data: st.DataObject)
         refusal = str(error)
     assert "\x1b" not in refusal
     assert refusal or hostfile.parse(tomllib.loads(text), "map").hosts
+
+
+BREAKING = (
+    "a: !!timestamp x",
+    "a: !!bool x", "a: !!int ''", "a: !!float ''", "? [a]\n: 1", "? {a: 1}\n: 2", "a: 2001-99-99",
+    "a: 0x" + "f" * 6000, "a: -0x" + "f" * 6000, "a: " + "9" * 5000, "a: " + "[" * 3000, "a: " + "{b: " * 3000,
+    "- " * 3000, "[" * 100_000, '{"a":' * 100_000, '{"a":' * 200 + "1" + "}" * 200, '{"a": ' + "9" * 5000 + "}",
+    "!!python/object:os.system x", "%YAML 9.9\n--- a", "<<: 1", "a: &x [*x]", "&a b: *a", "a: \x07", "\0",
+    "a: 1\na: 2",
+    '{"a": 1, "a": 2}', "{} [", '"', "? ? ? ?", "!<!> a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BREAKING, ids=lambda text: text[:20])
+def test_a_resource_that_breaks_its_parser_is_refused_by_its_file_s_name(text: str) -> None:
+    with pytest.raises(FileError) as refused:
+        layout(documents.read(text, "f"), None)
+    assert str(refused.value).startswith("f: ")
+    assert str(refused.value).isprintable()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_whatever_a_file_of_yaml_has_it_is_read_or_refused_in_a_line(data: st.DataObject) -> None:
+    text = yaml.safe_dump(node())
+    tokens = ("", "\n", "- ", ": ", "[", "*a ", *(one for one in BREAKING if len(one) < 100))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.sampled_from((at, at, at + 1, at + 20)))
+        text = text[:at] + data.draw(st.sampled_from(tokens)) + text[end:]
+    refusal, made = "", ""
+    try:
+        made = as_map(layout(documents.read(text, "f"), None), 3)
+    except FileError as error:
+        refusal = str(error)
+    assert refusal.isprintable()
+    assert refusal or hostfile.parse(tomllib.loads(made), "map").hosts
+
+
+def test_thousands_of_small_documents_and_of_keys_are_read_soon() -> None:
+    start = time.monotonic()
+    with pytest.raises(FileError):
+        documents.read("[] " * 100_000, "f")
+    assert len(documents.read(json.dumps(system()) * 3000, "f")) == 3000
+    with pytest.raises(FileError, match="kind is missing"):
+        documents.read("".join(f"k{n}: 1\n" for n in range(3000)), "f")
+    assert time.monotonic() - start < 10

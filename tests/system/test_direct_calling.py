@@ -122,7 +122,8 @@ def test_a_fence_is_in_the_logs_and_in_the_history(node: Node) -> None:
         "fenced", "c1-ib", ["c1"], {"cut": 3, "total": 3},
     )  # fmt: skip
     assert (good["recorder_node"], good["simulated"], good["action"]) == (os.uname().nodename, True, "off")
-    assert 0 < good["seconds"]["fence"] < LIMIT_S
+    assert 0 < good["seconds"]["fence"] < good["seconds"]["total"] < LIMIT_S
+    assert bad["seconds"]["total"] > bad["seconds"]["fence"] > 0
     assert (bad["result"], bad["drives"]) == ("not-fenced", {"cut": 2, "total": 2})
     shown = node.spawn([*MAIN, "history", *where]).stdout
     assert "c1-ib (c1)" in shown

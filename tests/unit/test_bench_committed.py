@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from tests.bench.many_hosts import sheet as hosts_sheet
 from tests.bench.sheet import Cell, Grid, Row, Sheet, Unit, shown
 from tests.bench.turns import WrongResult
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = Run(
     {"CPUs": "2"},
     [
@@ -193,3 +196,11 @@ def test_what_a_process_holds_is_counted(tmp_path: Path) -> None:
     assert (after.descriptors - before.descriptors, after.files - before.files) == (1, 1)
     assert after.threads == before.threads
     assert after.memory > 1_000_000
+
+
+def test_the_time_of_a_whole_run_is_told_alike_and_is_that_of_its_parts() -> None:
+    parts = json.loads((ROOT / "tests/bench/committed.json").read_text())
+    seconds = sum(int(part["where"]["whole run"].removesuffix(" s")) for part in parts.values())
+    for page, command in (("Makefile", "make bench "), ("docs/performance.md", "    make bench ")):
+        (told,) = re.findall(rf"{command}.* about (\d+) minutes", (ROOT / page).read_text())
+        assert seconds <= int(told) * 60 <= 1.3 * seconds, page  # guests have to boot, too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -234,6 +235,23 @@ def test_quiesce_none_and_nothing_attached_are_said(tmp_path: Path) -> None:
 def test_what_is_no_response_is_refused(tmp_path: Path, data: bytes, reason: str) -> None:
     with pytest.raises(FileError, match=reason):
         shown(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"a text", b"{}", b'{"a": 1, "a": 2}', b"[" * 9000, b"\xff", b" " * (RESPONSE_LIMIT + 1)]
+)
+def test_who_names_another_file_is_told_what_to_do(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(FileError) as refused:
+        shown(tmp_path, data)
+    assert refused.value.advice
+
+
+def test_who_names_what_is_no_file_is_told_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", ".", "none", "/dev/zero"):
+        with pytest.raises(FileError) as refused:
+            shown(tmp_path, b"", given=str(tmp_path / name))
+        assert refused.value.advice, name
 
 
 def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

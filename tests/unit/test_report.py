@@ -151,6 +151,34 @@ def test_a_fence_is_shown_with_its_proof_its_drives_and_its_timeline(tmp_path: P
     assert "#fence-0" in seen.of("a", "href")
 
 
+@pytest.mark.parametrize(
+    ("values", "share", "least"),
+    [
+        ([79.0, 218.6], 0.5, 79.0),
+        ([3.0], 0.5, 3.0),
+        ([3.0], 0.95, 3.0),
+        ([3.0, 1.0, 2.0], 0.5, 2.0),
+        (list(range(1, 21)), 0.95, 19),
+        (list(range(1, 21)), 0.5, 10),
+        (list(range(1, 101)), 0.95, 95),
+        ([1.0, 2.0], 0.0, 1.0),
+        ([1.0, 2.0], 1.0, 2.0),
+    ],
+)
+def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed(
+    values: list[float], share: float, least: float
+) -> None:
+    assert gather.quantile(values, share) == least
+    assert sum(one <= least for one in values) >= share * len(values)
+    assert sum(one < least for one in values) < max(share * len(values), 1)
+
+
+def test_half_of_two_fences_took_no_longer_than_the_shorter_one(tmp_path: Path) -> None:
+    short, long = answer(1, times={"total": 0.079}), answer(2, file="b.json", times={"total": 0.2186})
+    shown = Seen(made(tmp_path, short, long)).text
+    assert re.search(r"79(\.0)? ms\s*half of the fences took no longer", shown)
+
+
 def test_with_nothing_on_record_there_is_a_page(tmp_path: Path) -> None:
     seen = harmless(made(tmp_path))
     for words in ("Nothing is on record.", "There is no audit", "nobody counts as fenced", "no drives here"):
