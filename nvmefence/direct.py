@@ -81,7 +81,7 @@ class Direct:
         self.close()
 
     async def fence(self, progress: Progress | None = None, begun: float | None = None) -> FenceReport:
-        """Cut the hosts off every expected drive, and prove it.
+        """Cut the hosts off every expected drive, and prove it. No restore of them begins before this process ends.
 
         The deadline counts from the monotonic time `begun`, by default from now; finding the drives is part of it.
         Raises ConfigError for a deadline that leaves no time, OSError if drives cannot be looked for.
@@ -112,7 +112,8 @@ class Direct:
             await beside.finish(None, RECORD_S, RECORDS_S)
             raise
         self.seconds["fence"] = loop.time() - start
-        self.unrecorded = await beside.finish(report, RECORD_S, RECORDS_S)
+        self.unrecorded = await beside.record(report, RECORD_S, RECORDS_S)
+        beside.leave()
         now = loop.time()
         self.seconds |= {"record": now - start - self.seconds["fence"], "total": now - asked_at}
         return report

@@ -115,7 +115,7 @@ class Restoring:
         cannot be read (nothing was done then), Stuck, OSError if the drives cannot be found.
         """
         lock = await self._locked(host.name, patience)
-        unanswered = Unanswered(lock.note)
+        unanswered = Unanswered(lambda there: self._note_sent(lock, there))
         try:
             before = await self._on_record(host.name)
             ended = Ended(host.name, before, simulated=self._simulated)
@@ -130,6 +130,11 @@ class Restoring:
             return ended
         finally:
             unanswered.when_none(lock.end)
+
+    def _note_sent(self, lock: RestoreLock, there: bool) -> None:
+        """Note for fences what may outlast this process: nothing where a process waits for its commands to end."""
+        if not there or self._transport.backend not in ("ioctl", "simulated"):
+            lock.note(there)
 
     async def _locked(self, host: str, patience: float) -> RestoreLock:
         """Return the lock, in a moment if a fence is about to let go of it. Raises UnderWayError."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 READ_S: Final = 10.0
 """Seconds, at most, for what only reads: Pacemaker gives a monitor 20."""
+_OUTLIVE_S: Final = 30.0
+_TICK_S: Final = 0.005
 _REASONS: Final = 4
 _PR_SET_PDEATHSIG: Final = 1
 _POWER: Final = " (reboot was asked for: the storage is cut, nobody power-cycled the node)"
@@ -69,6 +71,15 @@ def change(call: Fence, tell: Tell, begun: float) -> None:
         from nvmefence.agents import direct_record  # only here: the node is cut off by now
 
         direct_record.write(call, tell, settings.audit, done.result, done.details, done.evidence, done.seconds)
+    tell("recorded")
+    _outlive(call.process)
+
+
+def _outlive(agent: int) -> None:
+    """Wait until the agent has ended: this process keeps restores away until the cluster has heard of the fence."""
+    until = time.monotonic() + _OUTLIVE_S
+    while os.getppid() == agent and time.monotonic() < until:
+        time.sleep(_TICK_S)
 
 
 def _off(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:

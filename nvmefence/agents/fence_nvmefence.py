@@ -220,7 +220,7 @@ class Fence:
             self._child = apart.Child(lambda tell: self._audit(tell, verdict))  # the other one was to do it
         if self._audit_file and self._child:
             try:
-                while told := self._child.hear(until):
+                while (told := self._child.hear(until)) and told[0] != "recorded":
                     _pass_on(*told[:2])
             except apart.Late:
                 complain(f"{NAME}: no audit line: {self._audit_file} did not take it within {_RECORD_S:g} s")

@@ -20,7 +20,7 @@ _LOOK_S: Final = 0.5
 class Beside:
     """The lock and the record of one fence. Belongs to one event loop.
 
-    `finish` ends both; who must keep restores away for longer, calls `record` and, later, `end`.
+    `finish` ends both; who must keep restores away for longer, calls `record` and, later, `end`, or `leave`.
     """
 
     def __init__(
@@ -82,6 +82,11 @@ class Beside:
             self._end_later(loop, loop.time() + UNANSWERED_S)
         else:
             self._lock.end()
+
+    def leave(self) -> None:
+        """Keep restores away for as long as this process lives, and, where a command has no answer, for longer."""
+        if _unanswered(self._drives.values()):
+            self._lock.note(True)
 
     def _end_later(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
         """Do it when the kernel holds no command any more: then none is carried out later. `until` at the latest.

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from nvmefence.records.beside import UNANSWERED_S
+from nvmefence.records.hostlock import UNANSWERED_S
 from tests.lab.chaos_faults import Scene
 from tests.lab.witness import Claim, Witness
 

@@ -16,7 +16,7 @@ from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.quiesce import Method, Quiesce, parse
 from nvmefence.nvme.emulated import Fault, delay, on
 from nvmefence.nvme.transport import Command
-from nvmefence.records.beside import UNANSWERED_S
+from nvmefence.records.hostlock import UNANSWERED_S
 from nvmefence.restoring import Of
 from nvmefence.spool.errors import ReadFailed
 from tests.property import fleets

@@ -14,7 +14,7 @@ import pytest
 
 from nvmefence.errors import Exit, UnderWayError
 from nvmefence.records import hostlock
-from nvmefence.records.hostlock import HostLocks
+from nvmefence.records.hostlock import UNANSWERED_S, HostLocks
 
 
 @pytest.fixture
@@ -223,3 +223,91 @@ def test_an_odd_signature_is_shown_escaped(locks: HostLocks) -> None:
     shown = locks.fence().enter("c1")
     assert shown.isprintable()
     restore.end()
+
+
+# What a process leaves behind that ended without an answer
+
+
+@pytest.fixture
+def moment() -> list[float]:
+    return [1000.0]
+
+
+@pytest.fixture
+def timed(tmp_path: Path, moment: list[float]) -> HostLocks:
+    return HostLocks(str(tmp_path / "run" / "hosts"), lambda: moment[0])
+
+
+def test_a_restore_that_is_killed_before_its_answer_keeps_fences_from_being_confirmed(
+    timed: HostLocks, moment: list[float]
+) -> None:
+    def give() -> hostlock.RestoreLock:
+        lock = timed.restore("c1")
+        lock.note(True)
+        return lock
+
+    with another_process(give):
+        assert "a restore (process" in timed.fence().enter("c1")
+    lock = timed.fence()
+    assert lock.enter("c1") == "a restore of c1 ended without an answer, which may still come for 150 s"
+    assert lock.enter("c2") == ""
+    with pytest.raises(UnderWayError):
+        timed.restore("c1")
+    moment[0] += UNANSWERED_S - 1
+    assert "for 1 s" in lock.enter("c1")
+    moment[0] += 1
+    assert lock.enter("c1") == ""
+
+
+def test_an_answer_strikes_it_out_and_what_another_left_stays(timed: HostLocks, moment: list[float]) -> None:
+    def give() -> hostlock.RestoreLock:
+        lock = timed.restore("c1")
+        lock.note(True)
+        return lock
+
+    lock = give()
+    lock.note(False)
+    lock.end()
+    with fenced(timed):
+        pass
+    with another_process(give):
+        pass
+    moment[0] += 10.0
+    again = timed.restore("c1")
+    for there in (True, False, True, False):
+        again.note(there)
+    again.end()
+    assert "for 140 s" in timed.fence().enter("c1")
+
+
+def test_a_fence_that_ends_without_an_answer_keeps_restores_away(timed: HostLocks, moment: list[float]) -> None:
+    def cut() -> hostlock.FenceLock:
+        lock = fenced(timed)
+        lock.note(True)
+        return lock
+
+    with another_process(cut), pytest.raises(UnderWayError, match=r"a fence .* is under way"):
+        timed.restore("c1")
+    with pytest.raises(UnderWayError, match="ended without an answer from a drive, which may still cut for 150 s"):
+        timed.restore("c1")
+    with fenced(timed):
+        pass
+    moment[0] += UNANSWERED_S
+    timed.restore("c1").end()
+    lock = cut()
+    lock.note(False)
+    lock.end()
+    timed.restore("c1").end()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1e999 x", "nan", "2000.0", "999.0 another-boot", "-5"])
+def test_what_is_no_note_of_this_boot_is_none(timed: HostLocks, text: str) -> None:
+    timed.restore("c1").end()
+    path = Path(timed.directory) / "c1.lock"
+    with path.open("r+b") as file:
+        for place in (256, 512):
+            file.seek(place)
+            file.write(text.encode().ljust(100))
+    with fenced(timed):
+        pass
+    timed.restore("c1").end()

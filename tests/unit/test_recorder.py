@@ -17,8 +17,8 @@ from nvmefence.inventory.drives import Drive, LocalController
 from nvmefence.nvme.commands import NAMESPACE_ATTACHMENT, VIRTUALIZATION_MANAGEMENT
 from nvmefence.nvme.emulated import EmulatedSubsystem, EmulatedTransport, Fault, Namespace, delay, fail, hang, on
 from nvmefence.nvme.transport import Command, Completion
-from nvmefence.records.beside import UNANSWERED_S, Beside
-from nvmefence.records.hostlock import HostLocks
+from nvmefence.records.beside import Beside
+from nvmefence.records.hostlock import UNANSWERED_S, HostLocks
 from nvmefence.records.record import Record
 from nvmefence.records.recorder import Keeper
 from nvmefence.records.store import Change, RecordError, Store

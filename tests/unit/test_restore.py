@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -437,3 +439,24 @@ def test_the_evidence_is_plain_data() -> None:
     assert [sent["status_text"] for sent in drive["sent"]] == ["Successful Completion"]
     assert len(drive["managed"]) == 3
     assert Cns.ALLOCATED_NAMESPACE in {sent.command.cdw10 & 0xFF for sent in bench.transport.log}
+
+
+def test_what_may_be_given_is_noted_before_it_is_sent_and_struck_out_after_its_answer() -> None:
+    bench = Bench()
+    noted: list[tuple[bool, int]] = []
+    unanswered = Unanswered(lambda there: noted.append((there, len(bench.changes()))))
+    run(bench.restore([bench.taken(1), bench.taken(2)], unanswered=unanswered), bench.clock)
+    assert noted[0] == (True, 0)
+    assert noted[-1] == (False, len(bench.changes()))
+
+
+def test_nothing_is_given_where_that_cannot_be_noted() -> None:
+    bench = Bench()
+
+    def note(_there: bool) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    report = run(bench.restore([bench.taken(1)], unanswered=Unanswered(note)), bench.clock)
+    assert not report.complete
+    assert "what is being given cannot be noted: No space left on device" in reasons(report)
+    assert bench.changes() == []
