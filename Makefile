@@ -98,6 +98,15 @@ chaos-lab: lab-packages
 lab: lab-packages
 	@$(BIN)/python -m tests.lab shell
 
+# Manual pages and completion, as an archive of the sources has them, or made: $(1) is the interpreter with nvmefence,
+# $(2) where the guide will be.
+define make-manual
+	@rm -rf build/made build/shtab
+	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
+	  $(1) -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
+	  PYTHONPATH=build/shtab $(1) -B packaging/manual build/made --doc $(2); fi
+endef
+
 install:
 	@packaging/ensure-packages build
 	@echo "== nvmefence into $(PREFIX); $(PROGRAMS) linked into $(SBIN)"
@@ -115,10 +124,7 @@ install:
 	@install -m 644 packaging/tmpfiles.d/nvmefence.conf $(ETC)/tmpfiles.d/nvmefence.conf
 	@install -m 644 packaging/logrotate.d/nvmefence $(ETC)/logrotate.d/nvmefence
 	@echo "== manual pages, completion and examples into $(SHARE)"
-	@rm -rf build/made build/shtab
-	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
-	  $(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
-	  PYTHONPATH=build/shtab $(PREFIX)/bin/python -B packaging/manual build/made --doc $(SHARE)/doc/nvmefence; fi
+	$(call make-manual,$(PREFIX)/bin/python,$(SHARE)/doc/nvmefence)
 	@install -D -m 644 -t $(SHARE)/man/man5 build/made/man/man5/*
 	@install -D -m 644 -t $(SHARE)/man/man8 build/made/man/man8/*
 	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/completions/*
@@ -149,13 +155,17 @@ install-nnf-report:
 	  > $(ETC)/systemd/system/$(REPORTER).service
 	@install -m 644 packaging/sysusers.d/$(REPORTER).conf $(ETC)/sysusers.d/$(REPORTER).conf
 	@install -m 644 packaging/tmpfiles.d/$(REPORTER).conf $(ETC)/tmpfiles.d/$(REPORTER).conf
+	@echo "== manual page and completion into $(SHARE)"
+	$(call make-manual,$(REPORTER_PREFIX)/bin/python,$$(ls -d $(SHARE)/doc/nvmefence 2>/dev/null || echo /usr/share/doc/nvmefence))
+	@install -D -m 644 -t $(SHARE)/man/man8 build/made/nnf-report/man/man8/*
+	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/nnf-report/completions/*
 	@$(SBIN)/$(REPORTER) --version
 
 uninstall:
 	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
 	@rm -f $(foreach name,$(PROGRAMS),$(SBIN)/$(name))
 	@rm -f $(ETC)/systemd/system/nvmefence-watcher.service $(ETC)/tmpfiles.d/nvmefence.conf $(ETC)/logrotate.d/nvmefence
-	@rm -f $(foreach name,$(PROGRAMS),$(SHARE)/bash-completion/completions/$(name))
+	@rm -f $(foreach name,$(PROGRAMS) $(REPORTER),$(SHARE)/bash-completion/completions/$(name))
 	@rm -f $(SHARE)/man/man5/nvmefence*.5 $(SHARE)/man/man8/nvmefence*.8
 	@rm -f $(foreach name,$(AGENTS),$(SHARE)/man/man8/$(name).8)
 	@rm -f $(SBIN)/$(REPORTER) $(ETC)/systemd/system/$(REPORTER).service
