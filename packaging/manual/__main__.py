@@ -44,7 +44,7 @@ def date() -> str:
 
 
 def pages(doc: str) -> Iterator[tuple[str, Page]]:
-    """Yield all pages, complete, each with the folder it goes to; `doc` is where the operator's guide is installed."""
+    """Yield all pages, complete, each with its folder; `doc` is where the operator's guide is installed."""
     when = date()
     service = Page("nvmefence-watcher.service", 8, "the watcher as a service of systemd", when, __version__)
     made = [
