@@ -18,7 +18,8 @@ REPORTER_PREFIX ?= /opt/$(REPORTER)
 SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
 
 .PHONY: help demo test model check bench chaos chaos-lab lab install install-nnf-report uninstall build lab-packages \
-  cluster-packages model-packages monitoring-packages manual-packages clean distclean source wheel deb rpm packages test-packages matrix
+  cluster-packages model-packages monitoring-packages manual-packages browser-packages clean \
+  distclean source wheel deb rpm packages test-packages matrix
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -67,7 +68,10 @@ model-packages:
 manual-packages:
 	@packaging/ensure-packages manual || echo "== tests of manual pages or completion are left out and named"
 
-test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages
+browser-packages:
+	@packaging/ensure-packages browser || echo "== a browser cannot be had here; how a report looks in one is left out and named"
+
+test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages browser-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -rf .cache/coverage
 	@tests/run $(BIN)/python
