@@ -239,6 +239,9 @@ def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
 def test_a_fence_without_a_response_gets_one_from_the_watcher(desk: Desk) -> None:
     desk.start_watcher()
     follow(desk, UNANSWERED)
+    desk.room.must("nvmefence", "restore", "--host", "compute-2")
+    assert recorder(desk, "status", "compute-2") == (0, "Status: ON")
+    nobody_is_cut_off(desk)
     desk.stop_watcher()
 
 

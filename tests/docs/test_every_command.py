@@ -58,9 +58,6 @@ EXCEPTIONS = {
     "kubectl annotate ...": CLUSTER,
     "kubectl apply": "the beginning of the next",
     "kubectl apply ...": f"{CLUSTER}; {RIGHTS} reads what it applies",
-    "kubectl get secret ...": CLUSTER,
-    "kubectl config ...": "needs kubectl and the cluster's token; "
-    "tests/docs/test_reporter.py has the kubeconfig that they make",
     "apt install ./nvmefence_...": f"{CLEAN_ROOT}: "
     "tests/packages/test_built_deb.py::test_the_package_is_installed_used_upgraded_and_removed",
     "dnf install ./nvmefence-...": "needs a Fedora or RHEL; make test-packages has rpm install it on a Debian: "
