@@ -18,7 +18,8 @@ REPORTER_PREFIX ?= /opt/$(REPORTER)
 SOURCE := build/source/nvmefence-$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' nvmefence/__init__.py)
 
 .PHONY: help demo test model check bench chaos chaos-lab lab install install-nnf-report uninstall build lab-packages \
-  cluster-packages model-packages monitoring-packages manual-packages clean distclean source wheel deb rpm packages test-packages matrix
+  cluster-packages model-packages monitoring-packages manual-packages browser-packages clean \
+  distclean source wheel deb rpm packages test-packages matrix
 
 help:
 	@echo "make demo     boot an emulated Rabbit, have Pacemaker fence a compute that is writing, show what happens (root)"
@@ -67,7 +68,10 @@ model-packages:
 manual-packages:
 	@packaging/ensure-packages manual || echo "== tests of manual pages or completion are left out and named"
 
-test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages
+browser-packages:
+	@packaging/ensure-packages browser || echo "== a browser cannot be had here; how a report looks in one is left out and named"
+
+test: check lab-packages cluster-packages model-packages monitoring-packages manual-packages browser-packages
 	@echo "== tests; what is left out is named at the end of each part with the reason"
 	@rm -rf .cache/coverage
 	@tests/run $(BIN)/python
@@ -98,6 +102,15 @@ chaos-lab: lab-packages
 lab: lab-packages
 	@$(BIN)/python -m tests.lab shell
 
+# Manual pages and completion, as an archive of the sources has them, or made: $(1) is the interpreter with nvmefence,
+# $(2) where the guide will be.
+define make-manual
+	@rm -rf build/made build/shtab
+	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
+	  $(1) -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
+	  PYTHONPATH=build/shtab $(1) -B packaging/manual build/made --doc $(2); fi
+endef
+
 install:
 	@packaging/ensure-packages build
 	@echo "== nvmefence into $(PREFIX); $(PROGRAMS) linked into $(SBIN)"
@@ -115,10 +128,7 @@ install:
 	@install -m 644 packaging/tmpfiles.d/nvmefence.conf $(ETC)/tmpfiles.d/nvmefence.conf
 	@install -m 644 packaging/logrotate.d/nvmefence $(ETC)/logrotate.d/nvmefence
 	@echo "== manual pages, completion and examples into $(SHARE)"
-	@rm -rf build/made build/shtab
-	@if [ -d made ]; then mkdir -p build && cp -r made build/made; else \
-	  $(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check --target build/shtab "shtab>=1.7" && \
-	  PYTHONPATH=build/shtab $(PREFIX)/bin/python -B packaging/manual build/made --doc $(SHARE)/doc/nvmefence; fi
+	$(call make-manual,$(PREFIX)/bin/python,$(SHARE)/doc/nvmefence)
 	@install -D -m 644 -t $(SHARE)/man/man5 build/made/man/man5/*
 	@install -D -m 644 -t $(SHARE)/man/man8 build/made/man/man8/*
 	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/completions/*
@@ -149,13 +159,17 @@ install-nnf-report:
 	  > $(ETC)/systemd/system/$(REPORTER).service
 	@install -m 644 packaging/sysusers.d/$(REPORTER).conf $(ETC)/sysusers.d/$(REPORTER).conf
 	@install -m 644 packaging/tmpfiles.d/$(REPORTER).conf $(ETC)/tmpfiles.d/$(REPORTER).conf
+	@echo "== manual page and completion into $(SHARE)"
+	$(call make-manual,$(REPORTER_PREFIX)/bin/python,$$(ls -d $(SHARE)/doc/nvmefence 2>/dev/null || echo /usr/share/doc/nvmefence))
+	@install -D -m 644 -t $(SHARE)/man/man8 build/made/nnf-report/man/man8/*
+	@install -D -m 644 -t $(SHARE)/bash-completion/completions build/made/nnf-report/completions/*
 	@$(SBIN)/$(REPORTER) --version
 
 uninstall:
 	@echo "== stays: $(ETC)/nvmefence, logs, audit, requests and responses"
 	@rm -f $(foreach name,$(PROGRAMS),$(SBIN)/$(name))
 	@rm -f $(ETC)/systemd/system/nvmefence-watcher.service $(ETC)/tmpfiles.d/nvmefence.conf $(ETC)/logrotate.d/nvmefence
-	@rm -f $(foreach name,$(PROGRAMS),$(SHARE)/bash-completion/completions/$(name))
+	@rm -f $(foreach name,$(PROGRAMS) $(REPORTER),$(SHARE)/bash-completion/completions/$(name))
 	@rm -f $(SHARE)/man/man5/nvmefence*.5 $(SHARE)/man/man8/nvmefence*.8
 	@rm -f $(foreach name,$(AGENTS),$(SHARE)/man/man8/$(name).8)
 	@rm -f $(SBIN)/$(REPORTER) $(ETC)/systemd/system/$(REPORTER).service

@@ -47,7 +47,8 @@ class _Ended(BaseException):
     """A signal came; nobody on the way takes it for a failure of his own."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; the manual page and completion are made from it."""
     parser = argparse.ArgumentParser(
         prog="nvmefence-nnf-report", description="Say in Kubernetes which hosts of a Rabbit are fenced.",
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report until a signal comes, or once; return an exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     stream = sys.stdout if arguments.json else sys.stderr
     writer = LineWriter(stream.fileno(), encoding=stream.encoding)
     style = journal.style(arguments.json, stream.isatty())

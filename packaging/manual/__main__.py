@@ -1,6 +1,7 @@
 """Write manual pages and bash completion: `python packaging/manual FOLDER [--doc PLACE]`.
 
     FOLDER/man/man8/*.8, FOLDER/man/man5/*.5, FOLDER/completions/PROGRAM
+    FOLDER/nnf-report/man/..., FOLDER/nnf-report/completions/...    of the reporter, which is installed by itself
 
 All of it comes from the program itself: the parser of its command line, the metadata of its agents, its settings as
 docs/hosts-toml.md tells them. What cannot, examples above all, is in parts/NAME.SECTION.md and goes to the end of
@@ -30,6 +31,8 @@ EVERYWHERE = (
     ("nvmefence-watcher.service", 8),
 )
 """Pages that all others name."""
+REPORTER = "nnf-report"
+"""The folder of what belongs to the reporter to Kubernetes; no package has it."""
 
 
 def date() -> str:
@@ -40,8 +43,8 @@ def date() -> str:
     return found[1]
 
 
-def pages(doc: str) -> Iterator[Page]:
-    """Yield all pages, complete; `doc` is where the operator's guide is installed."""
+def pages(doc: str) -> Iterator[tuple[str, Page]]:
+    """Yield all pages, complete, each with its folder; `doc` is where the operator's guide is installed."""
     when = date()
     service = Page("nvmefence-watcher.service", 8, "the watcher as a service of systemd", when, __version__)
     made = [
@@ -50,10 +53,11 @@ def pages(doc: str) -> Iterator[Page]:
         *others.file_pages(ROOT / "docs/hosts-toml.md", when, __version__),
         service,
     ]
-    strangers = {path.name for path in PARTS.iterdir()} - {f"{page.file}.md" for page in made}
+    alone = commands.reporter_page(when, __version__)
+    strangers = {path.name for path in PARTS.iterdir()} - {f"{page.file}.md" for page in [*made, alone]}
     if strangers:
         raise SystemExit(f"{PARTS}: no page is made for {', '.join(sorted(strangers))}")
-    for page in made:
+    for page in [*made, alone]:
         part = PARTS / f"{page.file}.md"
         if part.exists():
             page.markdown(part.read_text("utf-8"))
@@ -61,7 +65,7 @@ def pages(doc: str) -> Iterator[Page]:
         names = EVERYWHERE if page.name != "nvmefence" else [(one.name, one.section) for one in made]
         page.paragraph(", ".join(f"{bold(name)}({number})" for name, number in names if name != page.name))
         page.paragraph(f"The operator's guide is in {bold(doc)}.".replace("'", "\\(cq"))
-        yield page
+        yield REPORTER if page is alone else "", page
 
 
 def main() -> None:
@@ -70,14 +74,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--doc", default="/usr/share/doc/nvmefence", help="where the operator's guide will be")
     arguments = parser.parse_args()
-    for page in pages(arguments.doc):
-        folder = arguments.folder / "man" / f"man{page.section}"
+    for place, page in pages(arguments.doc):
+        folder = arguments.folder / place / "man" / f"man{page.section}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / page.file).write_text(str(page), "ascii")
-    folder = arguments.folder / "completions"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, script in completion.scripts().items():
-        (folder / name).write_text(script, "utf-8")
+    for place, scripts in (("", completion.scripts()), (REPORTER, completion.reporter_scripts())):
+        folder = arguments.folder / place / "completions"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, script in scripts.items():
+            (folder / name).write_text(script, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Manual pages of `nvmefence` and of each of its commands, from the parser of the command line itself."""
+"""Manual pages of programs and of each of their commands, from the parsers of the command lines themselves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from roff import Page, bold, italic, plain
 
 from nvmefence.cli.main import make_parser
+from nvmefence.nnf import report
 from nvmefence.settings import KEYS, variable
 
 _CODES = re.compile(r"^  (\d+) +((?:.|\n {7})+)", re.MULTILINE)
@@ -61,6 +62,12 @@ def pages(date: str, version: str) -> Iterator[Page]:
     yield page
     for command in top:
         yield _page(command, date, version)
+
+
+def reporter_page(date: str, version: str) -> Page:
+    """Return the page of the reporter to Kubernetes, which is installed by itself."""
+    parser = report.make_parser()
+    return _page(Command((parser.prog,), parser.description or "", parser), date, version)
 
 
 def _page(command: Command, date: str, version: str) -> Page:

@@ -12,6 +12,7 @@ from others import AGENTS
 
 from nvmefence.agents.convention import Agent
 from nvmefence.cli.main import make_parser
+from nvmefence.nnf import report
 from nvmefence.settings import AFTER, BACKENDS, MASS_FENCE_ACTIONS
 
 _HOSTS = {"bash": "_nvmefence_host_names"}
@@ -27,8 +28,16 @@ _WORDS = {
 
 
 def scripts() -> dict[str, str]:
-    """Return a script for each program, by the program's name."""
-    parsers = [make_parser(), *map(_parser_of, AGENTS)]
+    """Return a script for each program that packages have, by the program's name."""
+    return _scripts(make_parser(), *map(_parser_of, AGENTS))
+
+
+def reporter_scripts() -> dict[str, str]:
+    """Return the script for the reporter to Kubernetes, which is installed by itself."""
+    return _scripts(report.make_parser())
+
+
+def _scripts(*parsers: argparse.ArgumentParser) -> dict[str, str]:
     shell = Path(__file__).with_name("host-names.bash").read_text("utf-8")
     return {parser.prog: _script(parser, shell) for parser in parsers}
 

@@ -9,10 +9,14 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests/lab/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)  # fmt: skip
 PROGRAMS = (
-    "fence_gfs2_recorder", "journalctl", "kubectl", "make", "mount", "nvme", "nvmefence",
-    "nvmefence-nnf-report", "pcs", "systemctl", "systemd-tmpfiles",
+    "apt", "dnf", "fence_gfs2_recorder", "install", "journalctl", "kubectl", "make", "mount", "nvme", "nvmefence",
+    "nvmefence-nnf-report", "pcs", "pip", "pytest", "python", "runuser", "systemctl", "systemd-sysusers",
+    "systemd-tmpfiles",
 )  # fmt: skip
 """What begins with one of these and is set as code within a sentence is a command as well."""
 SHELLS = ("indented", "bash", "sh", "shell", "console")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from nvmefence.inventory import hostfile
+from nvmefence.spool import heartbeat
 from tests.docs import manual
-from tests.docs.machine import ATTACHMENTS, CONTROLLERS, MAP, Machine, readme_map
+from tests.docs.machine import ATTACHMENTS, CONTROLLERS, MAP, RESPONSES, Machine, readme_map
 from tests.docs.scenes import WATCH, Desk
 from tests.docs.steps import ENDED, Step, follow, written
+from tests.nnf import node_manager
 from tests.nnf.resources import node, system
 
 REHEARSAL = "/localdisk/rehearsal"
@@ -81,6 +85,28 @@ def is_a_page(desk: Desk, words: str) -> None:
     assert text.startswith("<!DOCTYPE html>")
     assert words in text
     assert "compute-2 is fenced" in text
+
+
+def recorder(desk: Desk, action: str, node: str) -> tuple[int, str]:
+    """Return how the agent ends, and what it says."""
+    done = desk.shell(f"fence_gfs2_recorder --action={action} --plug={node}", 30)
+    return done.returncode, done.stdout.strip()
+
+
+def responses(desk: Desk) -> Path:
+    return desk.machine.inside(RESPONSES)
+
+
+def fence_without_a_response(desk: Desk) -> None:
+    desk.room.must("nvmefence", "detach", "--host", "compute-2")
+    assert recorder(desk, "status", "compute-2") == (0, "Status: ON")
+    assert node_manager.fenced(responses(desk)) == set()
+
+
+def nnf_knows_of_it(desk: Desk) -> None:
+    assert node_manager.fenced(responses(desk)) == {"compute-2"}
+    (response,) = responses(desk).glob("*.json")
+    assert "already detached" in json.loads(response.read_text())["message"]
 
 
 FIRST_START: list[Step[Desk]] = [
@@ -171,7 +197,14 @@ QUALIFIED: list[Step[Desk]] = [
 ]  # fmt: skip
 BESIDE = [WATCH, "make install", "make uninstall", "make help"]
 """Commands that scenes are made with, or that a test below runs."""
-STEPS = [*FIRST_START, *EMERGENCY, *PAST, *LOOKS, *REHEARSED, *ALLOWED, *IMPORTED, *QUALIFIED]
+STATUS = "fence_gfs2_recorder --action=status --plug=compute-2; echo $?"
+UNANSWERED: list[Step[Desk]] = [
+    Step("nvmefence status --host compute-2", says=["compute-2: fenced since"], before=fence_without_a_response),
+    Step("fence_gfs2_recorder --action=off --plug=compute-2; echo $?", says=["^0$"],
+         after=only_compute_2_is_cut_off),
+    Step(STATUS, says=["^Status: OFF$", "^2$"], after=nnf_knows_of_it),
+]  # fmt: skip
+STEPS = [*FIRST_START, *EMERGENCY, *PAST, *LOOKS, *REHEARSED, *ALLOWED, *IMPORTED, *QUALIFIED, *UNANSWERED]
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +233,38 @@ def test_the_commands_for_an_emergency_cut_the_host_and_nobody_else(desk: Desk) 
 def test_what_the_watcher_did_can_be_looked_at(desk: Desk) -> None:
     desk.start_watcher()
     follow(desk, PAST)
+    desk.stop_watcher()
+
+
+def test_a_fence_without_a_response_gets_one_from_the_watcher(desk: Desk) -> None:
+    desk.start_watcher()
+    follow(desk, UNANSWERED)
+    desk.room.must("nvmefence", "restore", "--host", "compute-2")
+    assert recorder(desk, "status", "compute-2") == (0, "Status: ON")
+    nobody_is_cut_off(desk)
+    desk.stop_watcher()
+
+
+def test_monitor_succeeds_until_the_last_sign_of_life_is_too_old_as_written(desk: Desk) -> None:
+    desk.start_watcher()
+    desk.stop_watcher()
+    sign = desk.machine.inside(f"/localdisk/gfs2-fencing/requests/{heartbeat.NAME}")
+    page = " ".join((manual.ROOT / "docs/pacemaker.md").read_text("utf-8").split())
+    assert f"goes on succeeding for {heartbeat.FRESH_S:g} s after the watcher has stopped" in page
+    for age, code in ((0.0, 0), (heartbeat.FRESH_S - 5, 0), (heartbeat.FRESH_S + 1, 1)):
+        then = time.time() - age
+        os.utime(sign, (then, then))
+        assert recorder(desk, "monitor", "compute-2")[0] == code, age
+
+
+def test_status_knows_a_node_by_the_name_that_was_asked_for_and_no_other(desk: Desk) -> None:
+    desk.start_watcher()
+    assert recorder(desk, "off", "c2.example.org")[0] == 0
+    only_compute_2_is_cut_off(desk)
+    assert recorder(desk, "status", "c2.example.org") == (2, "Status: OFF")
+    assert recorder(desk, "status", "compute-2") == (0, "Status: ON")
+    for name in ("compute-2", "c2.example.org"):
+        assert "compute-2: fenced since" in desk.room.must("nvmefence", "status", "--host", name)
     desk.stop_watcher()
 
 

@@ -164,6 +164,7 @@ def test_options_that_are_named_exist() -> None:
     helped = told("nvmefence.agents.fence_gfs2_recorder", "--help") + told("tests.chaos", "--help")
     for command in ("detach", "watch", "history", "explain", "status", "report", "qualify"):
         helped += told("nvmefence.cli.main", command, "--help")
+    helped += told("tests.lab", "run", "--help")
     helped += told("nvmefence.cli.main", "hosts", "import", "--help") + told("nvmefence.nnf.report", "--help")
     assert named
     assert named - set(re.findall(r"--[a-z-]+", helped)) == set()
@@ -185,5 +186,7 @@ def test_the_options_and_exit_codes_of_the_reporter_and_the_import_are_those_of_
 def test_variables_that_are_named_exist() -> None:
     named = {name for page in manual.PAGES for name in re.findall(r"\b(?:NVMEFENCE|NNF)_[A-Z_]+", page.read_text())}
     known = {variable(key) for key in (*KEYS, "config")} | {one.environment for one in AGENT.options}
+    lab = [path.read_text("utf-8") for path in (ROOT / "tests/lab").glob("*.py")]
+    known |= set(re.findall(r"\bNVMEFENCE_LAB\w*", "".join(lab)))
     assert named
     assert named - known == set()

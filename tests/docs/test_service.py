@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,23 +99,33 @@ STEPS: list[Step[Service]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def service(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """Give a systemd on the machine that knows the unit file which the installation left, and the journal's."""
+@contextmanager
+def running(
+    machine: Machine, folder: Path, monkeypatch: pytest.MonkeyPatch, unit: str, more: Mapping[str, str]
+) -> Iterator[ServiceRoom]:
+    """Run a systemd on the machine that knows the unit file that was installed, the journal's, and more."""
     machine.reset(readme_map())
-    on_the_machine = tmp_path / "room.sh"
+    on_the_machine = folder / "room.sh"
     words = machine.words(str(service_room.SCRIPT))
     on_the_machine.write_text(f'#!/bin/bash\nexec {" ".join(words)} "$@"\n')
     on_the_machine.chmod(0o755)
     monkeypatch.setattr(service_room, "SCRIPT", on_the_machine)
+    installed = machine.inside(f"/etc/systemd/system/{unit}").read_text()
+    with ServiceRoom(folder / "room", {unit: installed, **JOURNALD, **more}) as room:
+        room.run("systemctl", "start", "systemd-journald.socket")
+        yield room
+
+
+@pytest.fixture
+def service(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """Give a systemd on the machine that knows the watcher."""
     installed = machine.inside(f"/etc/systemd/system/{UNIT}").read_text()
     (start,) = re.findall(r"^ExecStart=(.*)$", installed, re.MULTILINE)
     rehearsal = (
         f"[Service]\nExecStart=\nExecStart={start} --simulate {FLEET}\n"  # only so a watcher has such drives
     )
-    units = {UNIT: installed, f"{UNIT}.d/rehearsal.conf": rehearsal, **JOURNALD}
-    with ServiceRoom(tmp_path / "room", units) as room:
-        room.run("systemctl", "start", "systemd-journald.socket")
+    more = {f"{UNIT}.d/rehearsal.conf": rehearsal}
+    with running(machine, tmp_path, monkeypatch, UNIT, more) as room:
         yield Service(machine, room)
 
 

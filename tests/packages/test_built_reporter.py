@@ -17,6 +17,8 @@ PLACES = (
     "/etc/systemd/system/nvmefence-nnf-report.service",
     "/etc/sysusers.d/nvmefence-nnf-report.conf",
     "/etc/tmpfiles.d/nvmefence-nnf-report.conf",
+    "/usr/local/share/man/man8/nvmefence-nnf-report.8",
+    "/usr/local/share/bash-completion/completions/nvmefence-nnf-report",
 )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nvmefence.cli.main import make_parser
+from nvmefence.nnf import report
 from tests.packages.test_manual import COMMANDS, options
 
 LOADER = Path("/usr/share/bash-completion/bash_completion")
@@ -54,8 +55,9 @@ def place(tmp_path: Path) -> Path:
 
 def offered(made: Path, place: Path, *words: str, **environment: str) -> set[str]:
     """Return what is offered for the last word."""
+    script = next(made.rglob(f"completions/{words[0]}"))
     done = subprocess.run(
-        [BASH, "--norc", "-c", ASK, "bash", made / "completions" / words[0], *words], capture_output=True,
+        [BASH, "--norc", "-c", ASK, "bash", script, *words], capture_output=True,
         text=True, timeout=20, check=True, cwd=place, env={"PATH": "/usr/bin:/bin", **environment},
     )  # fmt: skip
     assert done.stderr == ""
@@ -77,6 +79,14 @@ def test_options_are_offered(command: object, made: Path, place: Path) -> None:
     known = next(one for one in COMMANDS if one is command)
     wanted = {word for word in options(known.parser) if word.startswith("--")}
     assert offered(made, place, *known.words, "--") == wanted
+
+
+def test_the_reporters_options_and_files_are_offered(made: Path, place: Path) -> None:
+    program = "nvmefence-nnf-report"
+    wanted = {word for word in options(report.make_parser()) if word.startswith("--")}
+    assert offered(made, place, program, "--") == wanted
+    assert offered(made, place, program, "--kubeconfig", "ho") == {"hosts.toml"}
+    assert offered(made, place, program, "--kubeconfig", "=", "ho") == {"hosts.toml"}
 
 
 def test_hosts_are_those_of_the_map(made: Path, place: Path) -> None:

@@ -19,6 +19,7 @@ from roff import Page
 from nvmefence.agents.convention import Agent
 from nvmefence.cli.main import make_parser
 from nvmefence.errors import Exit
+from nvmefence.nnf import report
 from nvmefence.settings import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,19 @@ def test_every_page_has_all_exit_codes(made: Path) -> None:
             assert set(re.findall(r"^\.TP\n(\d+)$", section.split("\n.SH ")[0], re.MULTILINE)) == codes
 
 
+def test_the_reporter_has_a_page_of_its_own_which_no_package_takes(made: Path) -> None:
+    parser = report.make_parser()
+    name = f"{parser.prog}.8"
+    page = text(made / "nnf-report", name)
+    assert options(parser) - set(re.split(r"[\s,]+", page)) == set()
+    _, _, section = page.partition(".SH EXIT STATUS\n")
+    codes = re.findall(r"^\.TP\n(\d+)$", section.split("\n.SH ")[0], re.MULTILINE)
+    assert codes == re.findall(r"^  (\d)", str(parser.epilog), re.MULTILINE)
+    assert "runuser" in page, "its examples"
+    assert not list((made / "man").rglob(f"{parser.prog}*"))
+    assert not (made / "completions" / parser.prog).exists()
+
+
 def test_every_setting_has_its_entry(made: Path) -> None:
     terms = set(re.findall(r"^\.TP\n(\w+)$", text(made, "nvmefence.toml.5"), re.MULTILINE))
     assert set(KEYS) <= terms
@@ -99,7 +113,7 @@ def test_an_agents_page_has_its_parameters_and_actions(agent: Agent, made: Path)
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
 def test_mandoc_has_no_complaint(made: Path) -> None:
-    pages = sorted((made / "man").rglob("*.[58]"))
+    pages = sorted(made.rglob("*.[58]"))
     assert len(pages) > len(COMMANDS)
     done = subprocess.run(["mandoc", "-Tlint", *pages], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -107,7 +121,7 @@ def test_mandoc_has_no_complaint(made: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
 def test_man_prints_every_page_without_a_warning(made: Path) -> None:
-    pages = sorted((made / "man").rglob("*.[58]"))
+    pages = sorted(made.rglob("*.[58]"))
     done = subprocess.run(
         ["man", "--warnings", "--encoding=UTF-8", "--local-file", *pages], capture_output=True, text=True,
         timeout=60, check=False, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "80"},
@@ -131,11 +145,16 @@ def examples() -> list[tuple[str, str]]:
         (path.name, line.strip().partition(" > ")[0])
         for path in sorted(PARTS.iterdir())
         for line in path.read_text("utf-8").splitlines()
-        if line.startswith("    nvmefence ")
+        if line.startswith(("    nvmefence ", "    nvmefence-nnf-report "))
     ]
 
 
 @pytest.mark.parametrize(("part", "line"), examples())
 def test_an_example_is_a_command_that_the_program_takes(part: str, line: str) -> None:
-    arguments = make_parser().parse_args(shlex.split(line)[1:])
+    program, *words = shlex.split(line)
+    if program == "nvmefence-nnf-report":
+        assert report.make_parser().parse_args(words).kubeconfig
+        assert part == f"{program}.8.md"
+        return
+    arguments = make_parser().parse_args(words)
     assert part in (f"nvmefence-{arguments.command}.8.md", "nvmefence.8.md", "nvmefence-watcher.service.8.md")
