@@ -207,8 +207,8 @@ class Host:
         command += [str(self._config.rootpath / nodeid) for nodeid in nodeids]
         env = {IN_GUEST: name, REPORTS: str(folder / "reports"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         # Its /tmp shows this machine's, where other pytests make and remove folders: 9p fails to list that
-        # meanwhile. /run is the guest's own, and in memory like all that it writes to /tmp.
-        env["PYTEST_DEBUG_TEMPROOT"] = "/run"
+        # meanwhile. /var/tmp is the guest's own, in memory; a cluster's room has another /run and /dev/shm.
+        env["PYTEST_DEBUG_TEMPROOT"] = "/var/tmp"
         # The first for tests in there that need more of this machine than the guest.
         env |= {key: os.environ[key] for key in ("NVMEFENCE_LAB", "NVMEFENCE_LAB_ROUNDS") if key in os.environ}
         try:
