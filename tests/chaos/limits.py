@@ -75,7 +75,7 @@ def descriptors_at_start(given: Campaign) -> Rounds:
             agent = site.agent_process("c1", 1.0, preexec_fn=limited)
             if agent.ended() not in (0, 1, _NOT_LOADED):
                 raise Broken(f"with {limit} descriptors the agent ended with {agent.process.returncode}")
-            site.until(lambda: not site.pending(), "no request is left", 3.0)
+            site.until(lambda: not site.pending(), "no request is left")
         limit = 3 + (limit - 2) % 30
         yield
 
@@ -129,7 +129,7 @@ def memory_at_start(given: Campaign) -> Rounds:
             site.look()
             if code == 0 and site.holders("c1"):
                 raise Broken(f"{name} in {most} bytes ended with 0, and the host is attached")
-            site.until(lambda: not site.pending(), "no request is left", 5.0)
+            site.until(lambda: not site.pending(), "no request is left")
             alive(running)
             yield
 
@@ -154,7 +154,7 @@ def clock_set(given: Campaign) -> Rounds:
     with site.watcher() as running:
         while True:
             site.readmit("c1", "c2")
-            agent = site.agent_process("c1", 3.0)
+            agent = site.agent_process("c1", 10.0)
             try:
                 site.wait(somewhen(given.rng, 0.15))
                 control.set_clock(given.rng.choice(JUMPS_S))
@@ -166,7 +166,7 @@ def clock_set(given: Campaign) -> Rounds:
             finally:
                 agent.kill()
             _old_request(site, given.rng)
-            agent = site.agent_process("c2", 3.0)
+            agent = site.agent_process("c2", 10.0)
             if agent.ended() != 0:
                 raise Broken(f"after the clock was set, no fence succeeds: {agent.said}")
             alive(running)

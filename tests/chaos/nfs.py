@@ -19,7 +19,7 @@ from tests.chaos.processes import alive
 from tests.chaos.site import Broken, somewhen
 from tests.chaos.spool import Apart
 
-_SOON_S: Final = 2.0
+_SOON_S: Final = 10.0
 """A request is found by a rescan, a second apart, and not only when an attribute cache of half a minute expires."""
 
 
@@ -33,7 +33,7 @@ def nfs(given: Campaign) -> Rounds:
     with site.watcher() as running:
         while True:
             site.readmit("c1")
-            agent = site.agent_process("c1", 6.0, env={"CHAOS_CONTROL": ""})
+            agent = site.agent_process("c1", 20.0, env={"CHAOS_CONTROL": ""})
             try:
                 forgotten = given.rng.random() < 0.4
                 if forgotten:
@@ -55,7 +55,7 @@ FAULTS: Final = (
     Fault(
         "nfs",
         "no inotify, listings as of a directory's opening, stale handles, .nfs files in place of removed ones",
-        "agents get their success, within two seconds unless the server forgot what was open",
+        "agents get their success, within ten seconds unless the server forgot what was open",
         nfs,
         2,
         shim.missing,

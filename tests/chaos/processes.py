@@ -62,7 +62,7 @@ def watcher_stopped(given: Campaign) -> Rounds:
                     site.asked(agent)
                     time.sleep(somewhen(given.rng, _QUICK_SPAN_S))
                     running.process.send_signal(signal.SIGSTOP)
-                code = agent.ended(late_s=2.0)
+                code = agent.ended()
                 if code and site.pending():
                     raise Broken("an agent that gave up has left its request")
                 given_back = site.readmit("c1") if code else False
@@ -88,11 +88,11 @@ def agent_stopped(given: Campaign) -> Rounds:
                 agent.process.send_signal(signal.SIGSTOP)
                 site.wait(somewhen(given.rng, 1.0))
                 agent.process.send_signal(signal.SIGCONT)
-                if agent.ended(late_s=2.5) and site.pending():
+                if agent.ended() and site.pending():
                     raise Broken("an agent that gave up has left its request")
             finally:
                 agent.kill()
-            site.until(lambda: not site.pending(), "no request is left", 3.0)
+            site.until(lambda: not site.pending(), "no request is left")
             alive(running)
             yield
 
@@ -106,7 +106,7 @@ def agent_killed(given: Campaign) -> Rounds:
         time.sleep(somewhen(given.rng, 0.2))
         agent.kill()
         left = site.pending()
-        time.sleep(max(0.0, agent.started + 0.3 - time.monotonic()))
+        time.sleep(0.3)  # then it is older than its 0.25 s, though it was written only just before the kill
         with site.watcher() as running:
             for name in left:
                 answer = site.answer(site.answers / name)
@@ -219,10 +219,10 @@ def told_to_end(given: Campaign) -> Rounds:
             response = site.ask(site.fresh())
             site.wait(somewhen(given.rng, _SPAN_S))
             start = time.monotonic()
-            if running.stop(within=8.0) != 0:
+            if running.stop(within=25.0) != 0:
                 raise Broken(f"it did not end well: {running.text()}")
             took = time.monotonic() - start
-            if took > 4.0:
+            if took > 15.0:
                 raise Broken(f"it took {took:.1f} s to end, with a deadline of 0.6 s")
             site.look()
         if response.exists() and hung and site.answer(response)["success"]:

@@ -190,7 +190,7 @@ class AgentProcess:
         )  # fmt: skip
         self.said = ""
 
-    def ended(self, late_s: float = 3.0) -> int:
+    def ended(self, late_s: float = 15.0) -> int:
         """Wait for its end, which comes in time, and return the exit code, whose word is true. Raises Broken."""
         left = self.started + self.timeout_s + late_s - time.monotonic()
         try:

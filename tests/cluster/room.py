@@ -18,7 +18,7 @@ from typing import TypeVar
 from tests.cluster import machine
 
 SCRIPTS = Path(__file__).parent
-_GRACE_S = 5.0
+_GRACE_S = 30.0
 T = TypeVar("T")
 
 
@@ -66,7 +66,7 @@ class Room:
         self.init = 0
         self._pidfd = -1
         try:
-            self.init = wait_for(f"{name} has an init", self._find_init, 10, 0.005)
+            self.init = wait_for(f"{name} has an init", self._find_init, 30, 0.005)
             self._pidfd = os.pidfd_open(self.init)
         except BaseException:
             self.kill()
@@ -102,7 +102,7 @@ class Room:
         """
         command = ["nsenter", "--target", str(self.init), "--net", "ip", *words]
         done = subprocess.run(
-            command, env={"PATH": machine.PATH}, capture_output=True, text=True, timeout=10, check=False
+            command, env={"PATH": machine.PATH}, capture_output=True, text=True, timeout=30, check=False
         )
         if done.returncode:
             raise RoomError(f"{self.name}: ip {' '.join(words)}: {done.stderr.strip()}")

@@ -27,7 +27,7 @@ slot = 2
 """
 CONTROLLERS = {"compute-node-1": 2, "compute-node-2": 3, "compute-node-3": 4}
 _SERVING_S = 20.0
-_END_S = 10.0
+_END_S = 30.0
 _OLD_S = 60.0
 _LOOK_S = 1.5
 """A rescan, due each second, and a pass over the drives."""

@@ -52,7 +52,7 @@ def test_without_a_watcher_the_fence_fails_and_nothing_is_cut_later(site: Site, 
     start = time.monotonic()
     done = fence(fencer)
     assert done.returncode == 1
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25
     assert site.cut_off() == {}
     assert "no response within 2 s; is the watcher running?" in fencer.log()
     nothing_is_cut_by_a_watcher_that_starts_now(site)
@@ -78,7 +78,7 @@ def test_an_agent_that_pacemaker_kills_leaves_a_request_that_expires(site: Site,
     assert site.events("timeout") == []
     time.sleep(max(0.0, ended + 2 - time.monotonic()))
     site.start_watcher()
-    wait_for("the request is answered", site.answers, 10)
+    wait_for("the request is answered", site.answers, 30)
     time.sleep(0.5)
     (answer,) = site.answers()
     assert answer["success"] is False
@@ -99,7 +99,7 @@ def test_two_attempts_of_one_fence_leave_nothing_that_cuts_later(site: Site, fen
 def test_a_watcher_that_starts_in_time_makes_the_second_attempt_succeed(site: Site, fencer: Fencer) -> None:
     fencer.register("storage", pcmk_host_list=TARGET, **site.options(fence_timeout=2))
     asking = fencer.room.start("stonith_admin", "--fence", TARGET)
-    wait_for("the first attempt has failed", lambda: site.events("timeout"), 10)
+    wait_for("the first attempt has failed", lambda: site.events("timeout"), 30)
     site.start_watcher()
     assert asking.wait(timeout=20) == 0
     assert len(site.events("requested")) == 2
@@ -161,7 +161,7 @@ def test_a_hung_drive_fails_the_fence_in_time_and_the_log_names_it(site: Site, f
     fencer.register("storage", pcmk_host_list=TARGET, pcmk_off_retries=1, **site.options(fence_timeout=3))
     start = time.monotonic()
     assert fence(fencer).returncode == 1
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25
     (warning,) = [line for line in fencer.log().splitlines() if "stderr:" in line]
     assert "HUNG" in warning
     assert site.pending() == []

@@ -33,7 +33,7 @@ REPORTS = "NVMEFENCE_LAB_REPORTS"
 """Environment of the guest's pytest: the file its reports go to."""
 TEST_LIMIT = 120
 """Seconds for one test inside; the mark `limit` gives another figure."""
-SESSION_LIMIT = 1800
+SESSION_LIMIT = 3600
 _BOOTS = 2
 """Guests for a shape, at the most. QEMU 7.2 has a fault that a secondary controller's reset under load may hit."""
 
@@ -206,6 +206,9 @@ class Host:
             command += ["-c", str(self._config.inipath)]
         command += [str(self._config.rootpath / nodeid) for nodeid in nodeids]
         env = {IN_GUEST: name, REPORTS: str(folder / "reports"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        # Its /tmp shows this machine's, where other pytests make and remove folders: 9p fails to list that
+        # meanwhile. /var/tmp is the guest's own, in memory; a cluster's room has another /run and /dev/shm.
+        env["PYTEST_DEBUG_TEMPROOT"] = "/var/tmp"
         # The first for tests in there that need more of this machine than the guest.
         env |= {key: os.environ[key] for key in ("NVMEFENCE_LAB", "NVMEFENCE_LAB_ROUNDS") if key in os.environ}
         try:

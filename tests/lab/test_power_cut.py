@@ -40,7 +40,20 @@ def lab() -> None:
 
 
 def run(state: Path, *words: str) -> boot.Result:
-    """Run a guest on the state that the last one left, and keep what it leaves."""
+    """Run a guest on the state that the last one left, and keep what it leaves; another if QEMU died of its own."""
+    before = state.with_name("before")
+    shutil.copytree(state, before)
+    result = run_once(state, *words)
+    if result.exit_code is None and result.crashed:  # that is no power cut: the disk may lack what was durable
+        shutil.rmtree(state)
+        shutil.copytree(before, state)
+        result = run_once(state, *words)
+        assert result.exit_code is not None or not result.crashed, f"QEMU died twice: {result.trouble()}"
+    shutil.rmtree(before)
+    return result
+
+
+def run_once(state: Path, *words: str) -> boot.Result:
     folder = boot.new_folder()
     there = folder / "state"
     shutil.move(state, there)

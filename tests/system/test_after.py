@@ -190,8 +190,8 @@ def test_of_simulated_drives_hooks_alone_hear_and_hear_that(place: After) -> Non
 
 
 MALICE = {
-    "hangs": "trap '' TERM INT HUP; sleep 60",
-    "floods": "while :; do echo flood; done",
+    "hangs": "trap '' TERM INT HUP; while ! test -e {over}; do sleep 0.1; done",
+    "floods": "while ! test -e {over}; do echo flood; done",
     "forks": "sleep 60 & exit 0",
     "fails": "exit 1",
     "kills itself": "kill -9 $$",
@@ -203,9 +203,10 @@ MALICE = {
 
 @pytest.mark.parametrize("what", MALICE)
 def test_whatever_a_hook_does_answers_are_the_same_and_as_quick(place: After, what: str) -> None:
-    place.hook("10-bad", MALICE[what].format(answers=place.answers, requests=place.requests))
+    over = place.path / "over"
+    place.hook("10-bad", MALICE[what].format(answers=place.answers, requests=place.requests, over=over))
     place.hook("20-good")
-    with place.real("hooks", limit=2.5) as running:
+    with place.real("hooks", limit=8.0) as running:
         assert place.watched(place.ask("r-0.json", target_node="c3"))["success"] is True
         running.hears("after the fence of c3: hook")
         if what == "kills its parent":
@@ -217,9 +218,10 @@ def test_whatever_a_hook_does_answers_are_the_same_and_as_quick(place: After, wh
             answer = place.watched(response)
             took.append(time.monotonic() - start)
             assert answer["success"] is True
-        assert sorted(took)[-2] < 2.0, took  # one may meet a busy moment of this machine
+        assert sorted(took)[-2] < 7.0, took  # one may meet a busy moment of this machine
+        over.touch()
         assert running.process.poll() is None
-        if what not in ("kills its parent", "hangs", "floods"):
+        if what != "kills its parent":
             running.hears("after the fence of c2: hook 20-good: done", times=3)
         assert running.stop() == 0
     assert [line["result"] for line in place.lines()] == ["fenced"] * 7
@@ -228,13 +230,13 @@ def test_whatever_a_hook_does_answers_are_the_same_and_as_quick(place: After, wh
 @pytest.mark.usefixtures("controld")
 def test_a_hook_that_hangs_does_not_hold_up_the_acknowledgement_of_the_next_fence(place: After) -> None:
     place.hook("10-a", "sleep 60")
-    with place.real("dlm", "hooks", limit=3.0):
+    with place.real("dlm", "hooks", limit=10.0):
         place.answered(place.ask("r-1.json"))
         until(lambda: place.told("10-a"), "the hook runs")
         start = time.monotonic()
         place.answered(place.ask("r-2.json", target_node="c2"))
         until(lambda: "dlm_tool fence_ack 12 " in place.logged(), "the second is acknowledged")
-        assert time.monotonic() - start < 2.5, "before the first is over"
+        assert time.monotonic() - start < 9, "before the first is over"
 
 
 def test_a_watcher_waits_for_what_it_has_begun_and_then_goes(place: After) -> None:

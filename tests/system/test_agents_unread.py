@@ -52,7 +52,7 @@ def code_of(place: Watching, command: list[str], error: int) -> tuple[int, float
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, cwd=place.path, env=CLEAN, stdin=quiet, stdout=quiet, stderr=error)
     try:
-        return process.wait(10), time.monotonic() - start
+        return process.wait(30), time.monotonic() - start
     finally:
         process.kill()
         process.wait()
@@ -65,7 +65,7 @@ def test_the_recorder_withdraws_its_request_and_ends_in_time(place: Watching, wh
     with unread(what) as error:
         code, took = code_of(place, [*AGENT, *words], error)
     assert code == 1
-    assert took < 4
+    assert took < 15
     assert place.pending() == []
 
 

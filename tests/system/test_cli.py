@@ -276,12 +276,12 @@ def test_status_after_a_fence_shows_none(place: Place) -> None:
 def test_hung_drive_fails_by_the_deadline_and_the_others_are_cut_early(place: Place) -> None:
     place.write(FLEET + HUNG)
     begin = time.monotonic()
-    code, document = place.json("detach", "--host", "c1", "--deadline", "1")
-    assert 0.9 < time.monotonic() - begin < 10
+    code, document = place.json("detach", "--host", "c1", "--deadline", "5")
+    assert 4.9 < time.monotonic() - begin < 30
     assert code == 1
     assert outcomes(document) == {"SIM00000": "cut", "HUNG": "unknown", "SIM00002": "cut"}
     seconds = {d["serial"]: d["seconds"]["total"] for d in document["hosts"][0]["drives"]}
-    assert max(seconds["SIM00000"], seconds["SIM00002"]) < 0.9 <= seconds["HUNG"]
+    assert max(seconds["SIM00000"], seconds["SIM00002"]) < 4.5 <= seconds["HUNG"]
     assert "HUNG: Identify Controller: no answer" in document["hosts"][0]["message"]
 
 

@@ -103,9 +103,9 @@ def test_a_missing_drive_fails_the_fence_and_the_others_are_cut(node: Node) -> N
 def test_a_hung_drive_fails_the_fence_at_the_deadline_and_is_named(node: Node) -> None:
     node.write(FLEET + HUNG)
     start = time.monotonic()
-    result = node.fence(deadline=3)
+    result = node.fence(deadline=6)
     assert result.code == 1
-    assert 3 <= time.monotonic() - start < 10
+    assert 6 <= time.monotonic() - start < 25
     assert "NOT fenced c1 (2 of 3 drives cut): HUNG: Identify Controller: no answer" in result.err
     assert result.err.count("\n") == 1
     assert all(SLOT_0 not in ids for ids in node.attached()["SIM00002"].values())
@@ -133,7 +133,7 @@ def test_a_process_that_hangs_at_a_drive_does_not_hold_up_the_exit(node: Node) -
     start = time.monotonic()
     with node.stuck():
         result = node.fence(deadline=3)
-        assert 7 <= time.monotonic() - start < 15
+        assert 7 <= time.monotonic() - start < 25
     assert result.code == 1
     assert "no end within 7 s" in result.err
     time.sleep(0.5)
@@ -168,8 +168,8 @@ def test_a_signal_during_the_delay_leaves_the_node_alone(node: Node) -> None:
 
 def test_the_delay_comes_before_the_fence_and_is_no_part_of_its_deadline(node: Node) -> None:
     start = time.monotonic()
-    assert node.fence(delay=3.5, deadline=3).code == 0
-    assert time.monotonic() - start >= 3.5
+    assert node.fence(delay=6.5, deadline=6).code == 0
+    assert time.monotonic() - start >= 6.5
 
 
 @pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["all processes", "the agent alone"])
@@ -196,9 +196,9 @@ def test_status_asks_the_drives(node: Node) -> None:
 @pytest.mark.parametrize(("fault", "word"), [(HUNG, "HUNG"), (REMOVED, "1 of 3 drives missing")])
 def test_status_is_off_only_if_every_expected_drive_says_so(node: Node, fault: str, word: str) -> None:
     node.write(FLEET + fault)
-    found = node.fence("status", deadline=2)
+    found = node.fence("status", deadline=6)
     assert (found.code, found.out) == (0, "Status: ON\n"), "what is attached anywhere is not off"
-    node.fence(deadline=2)
+    node.fence(deadline=6)
     found = node.fence("status", deadline=2)
     assert (found.code, found.out) == (1, "")
     assert word in found.err

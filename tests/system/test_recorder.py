@@ -100,10 +100,10 @@ def test_any_other_response_is_a_failure_with_its_reason(
 def test_what_never_becomes_one_object_is_given_up_after_two_seconds(cluster: Cluster, text: str) -> None:
     cluster.answer(lambda request, path: void(path.write_text(text.replace("ID", request["request_id"]))))
     start = time.monotonic()
-    result = cluster.fence()
+    result = cluster.fence(fence_timeout=25)
     assert result.code == 1
     assert "cannot be read" in result.err
-    assert 1.9 < time.monotonic() - start < 8
+    assert 1.9 < time.monotonic() - start < 20
     assert cluster.left() == []
 
 
@@ -170,7 +170,7 @@ def test_without_a_response_the_request_is_withdrawn_at_the_deadline(cluster: Cl
     start = time.monotonic()
     result = cluster.fence(fence_timeout="0.4")
     assert result.code == 1
-    assert 0.4 <= time.monotonic() - start < 5
+    assert 0.4 <= time.monotonic() - start < 20
     assert "no response within 0.4 s" in result.err
     assert cluster.left() == []
     assert "STATUS=timeout" in (cluster.logs / LOGS[1]).read_text()

@@ -150,10 +150,10 @@ def test_logs_that_cannot_be_written_change_nothing(cluster: Cluster, obstacle: 
             os.mkfifo(cluster.logs / name) if obstacle == "fifo" else (cluster.logs / name).symlink_to("/dev/full")
     cluster.answer(saying())
     start = time.monotonic()
-    result = cluster.fence()
+    result = cluster.fence(fence_timeout=25)
     assert result.code == 0
     assert "no log" in result.err
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 def test_many_agents_share_the_logs_without_mixing_lines(cluster: Cluster) -> None:

@@ -45,17 +45,24 @@ def test_a_fenced_host_that_is_attached_again_is_an_alarm_within_vigil_s(place: 
     manager = Manager(place.path)
     with place.watcher(*QUICK, env=manager.environment) as running:
         place.fence()
+        place.fence("r-2.json", target_node="c2")
         time.sleep(2.5)
-        started = time.monotonic()
         place.attach()
-        running.hears("RETURNED: c1 is attached again", within=VIGIL_S + 1)
-        print(f"alarm after {time.monotonic() - started:.2f} s")
-        assert "RETURNED: c1; serving" in manager.hears("STATUS=RETURNED")["STATUS"]
-        (line,) = until(lambda: place.lines("returned"), "the audit has it")
-        assert (line["host"], line["enforced"]) == ("c1", False)
+        running.hears("RETURNED: c1 is attached again")
+        started = time.monotonic()  # a look has just been: the next is a whole interval away
+        place.attach(SLOT_1)
+        running.hears("RETURNED: c2 is attached again")
+        took = time.monotonic() - started
+        assert took < VIGIL_S + 3, f"an alarm after {took:.1f} s; without vigil_s looks come every 5 s"
+        assert place.run("detach", "--host", "c2").returncode == 0
+        running.hears("c2 is no longer back: it is cut")
+        until(lambda: "RETURNED: c1; serving" in manager.hears("STATUS=RETURNED")["STATUS"], "the status has it")
+        until(lambda: {"c1", "c2"} <= {line["host"] for line in place.lines("returned")}, "the audit has both")
+        (line,) = [one for one in place.lines("returned") if one["host"] == "c1"]
+        assert line["enforced"] is False
         assert [(one["serial"], one["attached"]) for one in line["drives"]] == [("SIM00000", {"1": [SLOT_0]})]
         time.sleep(2 * VIGIL_S)
-        assert running.text().count("RETURNED") == 1
+        assert running.text().count("RETURNED: c1") == 1
         assert SLOT_0 in holders(place), "without enforce it is left as it is"
         assert place.run("detach", "--host", "c1").returncode == 0
         running.hears("c1 is no longer back: it is cut")
@@ -109,7 +116,7 @@ def test_what_another_process_fences_is_looked_after_as_well(place: Shared) -> N
         time.sleep(1.5)
         place.attach()
         assert place.run("detach", "--host", "c2").returncode == 0
-        running.hears("RETURNED: c1 is attached again", within=5)
+        running.hears("RETURNED: c1 is attached again", within=20)
 
 
 def test_a_hung_drive_delays_neither_fences_nor_looks_at_the_others(place: Shared) -> None:
@@ -120,7 +127,7 @@ def test_a_hung_drive_delays_neither_fences_nor_looks_at_the_others(place: Share
     with place.watcher(*QUICK, "--deadline", "2") as running:
         running.hears("vigil drives: not looked at for fenced hosts: ")
         place.attach()
-        running.hears("RETURNED: c1 is attached again", within=VIGIL_S + 6)
+        running.hears("RETURNED: c1 is attached again", within=VIGIL_S + 15)
         begun = time.monotonic()
         place.answered(place.ask("r-2.json", target_node="c2"))
         assert time.monotonic() - begun < 2 + 6

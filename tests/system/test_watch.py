@@ -190,15 +190,15 @@ def test_sigterm_finishes_the_fence_in_hand(place: Watching) -> None:
 
 def test_a_hung_drive_delays_no_other_fence_beyond_its_own_deadline(place: Watching) -> None:
     place.write(FLEET + HUNG)
-    with place.watcher("--deadline", "2") as running:
+    with place.watcher("--deadline", "8") as running:
         start = time.monotonic()
         first = place.ask("r-1.json")
         running.hears("fencing c1")
         time.sleep(1)
         second = place.ask("r-2.json", target_node="c2")
-        running.hears("fencing c2", within=0.9)  # not after the first has ended
+        running.hears("fencing c2", within=6)  # not after the first has ended
         messages = [place.answered(path)["message"] for path in (first, second)]
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 20
     assert ["HUNG: Identify Controller: no answer" in message for message in messages] == [True, True], messages
     assert SLOT_0 not in {
         c for serial, d in place.attached().items() if serial != "SIM00001" for i in d.values() for c in i

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -89,7 +90,7 @@ def test_directories_that_are_missing_at_the_start_are_served_when_they_come(pla
         place.answers.mkdir()
         running.hears(f"{place.answers}: well again")
         place.requests.mkdir()
-        assert place.answered(place.ask("r.json"), within=3)["success"] is True
+        assert place.answered(place.ask("r.json"))["success"] is True
         running.hears(f"{place.requests}: well again")
 
 
@@ -105,8 +106,8 @@ def test_a_directory_removed_and_made_again_is_served(place: Watching, which: st
         running.hears(f"{path}: cannot open")
         path.mkdir()
         if which == "answers":
-            assert place.answered(place.answers / "while.json", within=8)["success"] is True
-        assert place.answered(place.ask("after.json"), within=3)["success"] is True
+            assert place.answered(place.answers / "while.json")["success"] is True
+        assert place.answered(place.ask("after.json"))["success"] is True
         running.hears("well again")
         assert running.text().count(f"{path}: cannot open") == 1
 
@@ -122,7 +123,7 @@ def test_a_directory_replaced_while_a_fence_runs_costs_no_answer(place: Watching
         path.mkdir()
         assert place.answered(response)["success"] is True
         if which == "requests":
-            assert place.answered(place.ask("r-2.json"), within=8)["success"] is True
+            assert place.answered(place.ask("r-2.json"))["success"] is True
         running.stop()
     assert place.lines()[0]["file"] == "r.json"
 
@@ -148,7 +149,7 @@ def test_a_directory_that_a_link_leads_elsewhere_is_followed(place: Watching) ->
         assert place.answered(place.ask("r-1.json"))["success"] is True
         (place.path / "new").symlink_to("two")
         (place.path / "new").rename(place.requests)
-        assert place.answered(place.ask("r-2.json"), within=3)["success"] is True
+        assert place.answered(place.ask("r-2.json"))["success"] is True
 
 
 @pytest.mark.parametrize("which", ["requests", "answers"])
@@ -163,10 +164,10 @@ def test_a_file_system_unmounted_and_mounted_again_is_served(place: Watching, wh
                 draft.write_text(json.dumps(document))
                 draft.chmod(0o600)
                 draft.rename(place.requests / answer.name)
-                assert place.answered(answer, within=8)["success"] is True
+                assert place.answered(answer)["success"] is True
                 until(lambda: not place.pending(), "the request is removed")
             assert list(path.glob("*.json")) == []
-        assert place.answered(place.ask("under.json"), within=8)["success"] is True
+        assert place.answered(place.ask("under.json"))["success"] is True
         assert running.process.poll() is None
 
 
@@ -179,7 +180,7 @@ def test_full_responses_are_said_once_and_answered_when_there_is_room(place: Wat
         assert [path.name for path in place.answers.iterdir()] == ["filler"]  # no draft is left behind
         assert place.pending() == ["r.json"]
         filler.unlink()
-        assert place.answered(response, within=8)["success"] is True
+        assert place.answered(response)["success"] is True
         running.hears("answers: well again")
     assert [line["file"] for line in place.lines()] == ["r.json"]
 
@@ -190,7 +191,7 @@ def test_read_only_responses_are_said_once_and_answered_when_they_can_be_written
         response = place.ask("r.json")
         refused(place, running, "Read-only file system")
         mount("-o", "remount,rw", str(place.answers))
-        assert place.answered(response, within=8)["success"] is True
+        assert place.answered(response)["success"] is True
         running.hears("answers: well again")
 
 
@@ -298,7 +299,7 @@ def test_without_any_audit_there_is_no_answer_and_with_it_there_is(place: Watchi
         refused(place, running, "; nothing can be answered", pause=1.0)
         assert SLOT_0 not in {c for drive in place.attached().values() for ids in drive.values() for c in ids}
         place.audit.rmdir()
-        assert place.answered(response, within=8)["success"] is True
+        assert place.answered(response)["success"] is True
         running.hears("audit: well again")
     assert "r.json" in {line["file"] for line in place.lines()}
 
@@ -310,7 +311,7 @@ def test_an_answer_without_any_audit_is_given_up_and_that_is_said(place: Watchin
         place.ask("r.json")
         running.hears("request r.json is given up: its answer cannot be put on record")
         (place.answers / FALLBACK).rmdir()
-        message = place.answered(place.answers / "r.json", within=8)["message"]
+        message = place.answered(place.answers / "r.json")["message"]
     assert "expired" in message  # the request is there still, and too old to be believed
 
 
@@ -377,11 +378,11 @@ def test_logs_that_cannot_be_written_cost_no_answer(place: Watching, how: str) -
         shutil.rmtree(place.logs)
         if how == "a file":
             place.logs.write_text("")
-        assert place.answered(place.ask("r-1.json"), within=3)["success"] is True
+        assert place.answered(place.ask("r-1.json"))["success"] is True
         if how == "a file":
             running.hears(f"log: {place.logs} cannot be written")
             place.logs.unlink()
-            assert place.answered(place.ask("r-2.json"), within=3)["success"] is True
+            assert place.answered(place.ask("r-2.json"))["success"] is True
             running.hears("log: well again")
         until(lambda: place.logs.is_dir() and log_lines(place.logs), "the logs are there again")
 
@@ -397,7 +398,7 @@ def test_a_good_request_among_thousands_of_stale_ones_is_answered_soon(place: Wa
     with place.watcher():
         start = time.monotonic()
         response = place.ask("1000-good.json")
-        assert place.answered(response, within=5)["success"] is True
+        assert place.answered(response)["success"] is True
         left = len(place.pending())
         assert left > 1000, f"answered with {left} files left, after {time.monotonic() - start:.1f} s"
         until(lambda: len(place.pending()) < left, "the others are worked off")
@@ -412,12 +413,13 @@ def test_the_sign_of_life_goes_stale_with_the_watcher(place: Watching) -> None:
         assert json.loads(sign.read_text())["pid"] == running.process.pid
         assert place.agent("-o", "monitor").returncode == 0
         running.process.send_signal(signal.SIGSTOP)
-        old = time.time() - 40
+        old = time.time() - 400
         os.utime(sign, (old, old))
         done = place.agent("-o", "monitor")
-        assert (done.returncode, "last sign of life 40 s ago" in done.stderr) == (1, True)
+        assert done.returncode == 1
+        assert re.search(r"last sign of life 4\d\d s ago", done.stderr), done.stderr
         running.process.send_signal(signal.SIGCONT)
-        until(lambda: sign.stat().st_mtime > old + 30, "a new sign", within=8)
+        until(lambda: sign.stat().st_mtime > old + 300, "a new sign")
         assert place.agent("-o", "monitor").returncode == 0
 
 
@@ -440,10 +442,13 @@ def test_without_inotify_a_request_is_found_within_about_a_second(place: Watchin
     running = Running([sys.executable, "-c", DEAF, how, *place.arguments()], place.path)
     try:
         running.hears("serving")
+        took = []
         for number in range(3):
             start = time.monotonic()
-            assert place.answered(place.ask(f"r-{number}.json"), within=10)["success"] is True
-            assert time.monotonic() - start < 4, "looks come each second, the heartbeat every 5 s"
+            assert place.answered(place.ask(f"r-{number}.json"))["success"] is True
+            took.append(time.monotonic() - start)
+        # Looks come each second. With the heartbeat's alone, every 5 s, what follows an answer would wait so long.
+        assert min(took[1:]) < 4, took
         assert ("no inotify (Too many open files)" in running.text()) is (how == "none")
         assert running.stop() == 0
     finally:
@@ -463,7 +468,7 @@ def test_fences_go_on_while_nobody_reads_what_the_watcher_says(place: Watching) 
     try:
         for number in range(50):
             response = place.ask(f"r-{number}.json", target_node=f"c{1 + number % 2}")
-            assert place.answered(response, within=5 if number else 20)["success"] is True
+            assert place.answered(response)["success"] is True
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     finally:

@@ -220,23 +220,36 @@ def test_what_is_no_hook_is_named(bench: Bench) -> None:
     assert bench.logged() == []
 
 
+def began(bench: Bench, hook: str) -> None:
+    """Wait until a hook runs."""
+    end = time.monotonic() + PATIENCE_S
+    while not any(line.startswith(hook) for line in bench.logged()):
+        assert time.monotonic() < end, bench.logged()
+        time.sleep(0.01)
+
+
 @pytest.mark.usefixtures("controld")
 def test_a_hook_that_hangs_holds_up_no_acknowledgement(bench: Bench) -> None:
-    bench.hook("10-a", "sleep 60")
-    helper = bench.start("dlm", "hooks", limit_s=1.0)
-    start = time.monotonic()
-    jobs = [helper.post(FENCE) for _ in range(3)]
-    acknowledged: list[float] = []
-    ended: list[float] = []
-    while len(ended) < len(jobs):
-        assert select.select([helper], [], [], PATIENCE_S)[0]
+    goes_on = bench.path / "goes on"
+    bench.hook("10-a", f"while ! test -e '{goes_on}'; do sleep 0.05; done; echo end >>{bench.log}")
+    helper = bench.start("dlm", "hooks", limit_s=60.0)
+    helper.post(FENCE)
+    heard_of: list[str] = []
+    posted = 1
+    while heard_of.count("end") < 3:
+        if heard_of.count("dlm") == 3 and not goes_on.exists():
+            time.sleep(0.3)  # in which a second hook would begin, if they ran beside each other
+            goes_on.touch()
+        if heard_of == ["dlm"] and posted == 1:
+            began(bench, "10-a")
+            posted += sum(helper.post(FENCE) > 0 for _ in range(2))
+        assert select.select([helper], [], [], PATIENCE_S)[0], heard_of
         report = helper.receive()
-        if report and report.done and report.done.what == "dlm":
-            acknowledged.append(time.monotonic() - start)
-        elif report and report.done is None:
-            ended.append(time.monotonic() - start)
-    assert max(acknowledged) < 0.9
-    assert ended[-1] > 3.0  # one after another
+        if report:
+            heard_of.append(report.done.what if report.done else "end")
+    assert heard_of[:3] == ["dlm"] * 3
+    hooks = [line.split()[0] for line in bench.logged() if not line.startswith("dlm_tool")]
+    assert hooks == ["10-a", "end"] * 3, "one after another"
 
 
 def test_what_hangs_without_a_program_is_left(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pid: int) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while alive(pid) and time.monotonic() < end:
         time.sleep(0.01)
     return not alive(pid)
@@ -92,9 +92,9 @@ def test_a_child_that_keeps_the_pipe_is_not_waited_for_and_is_killed() -> None:
 
 
 def test_a_child_in_a_session_of_its_own_is_not_waited_for() -> None:
-    ended = shell("setsid sleep 3 & exit 4")
+    ended = shell("setsid sleep 15 & exit 4", 30)
     assert ended.exit == 4
-    assert ended.seconds < 2.8
+    assert ended.seconds < 12
 
 
 def test_of_a_flood_the_end_is_kept() -> None:

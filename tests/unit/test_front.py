@@ -28,7 +28,7 @@ def script(body: str) -> list[str]:
 
 
 def run(body: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(script(body), capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run(script(body), capture_output=True, text=True, timeout=60, check=False)
 
 
 def start(body: str) -> subprocess.Popen[str]:
@@ -44,7 +44,7 @@ def first_line(process: subprocess.Popen[str]) -> int:
 
 
 def gone(pid: int) -> bool:
-    for _ in range(100):
+    for _ in range(1000):
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -86,9 +86,9 @@ def test_defect_is_shown_with_its_place() -> None:
 
 def test_worker_that_hangs_after_its_verdict_delays_nobody() -> None:
     begin = time.monotonic()
-    done = run("os._exit = lambda code: time.sleep(6)\nprint('result')\nreturn 3")
+    done = run("os._exit = lambda code: time.sleep(15)\nprint('result')\nreturn 3")
     assert (done.returncode, done.stdout) == (3, "result\n")
-    assert time.monotonic() - begin < 4, "neither the exit nor the end of the streams waits for the worker"
+    assert time.monotonic() - begin < 12, "neither the exit nor the end of the streams waits for the worker"
 
 
 @pytest.mark.parametrize("size", [10, 1_000_000], ids=["buffered", "while working"])
@@ -98,7 +98,7 @@ def test_closed_pipe_changes_no_verdict(size: int, code: int) -> None:
     os.close(reader)
     body = f"from nvmefence.cli.text import Screen\nScreen().raw('x' * {size})\nScreen().line('y')\nreturn {code}"
     try:
-        done = subprocess.run(script(body), stdout=writer, stderr=subprocess.PIPE, timeout=20, check=False)
+        done = subprocess.run(script(body), stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (code, b"")
@@ -121,7 +121,7 @@ def test_standard_error_that_takes_nothing_changes_no_verdict(body: str, code: i
             os.write(writer, b"#" * 4096)
     os.set_blocking(writer, True)
     try:
-        done = subprocess.run(script(body), stdout=subprocess.PIPE, stderr=writer, timeout=20, check=False)
+        done = subprocess.run(script(body), stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False)
     finally:
         os.close(writer)
         os.close(reader)
@@ -133,7 +133,7 @@ def test_signal_ends_worker_and_front(number: signal.Signals) -> None:
     process = start(SLEEPER)
     worker = first_line(process)
     process.send_signal(number)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode in (130, 70), "never success"
     assert gone(worker)
     if number != signal.SIGINT:
@@ -154,7 +154,7 @@ def test_worker_may_answer_a_signal_with_a_verdict() -> None:
     process = start(INTERRUPTIBLE)
     first_line(process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 130
 
 
@@ -162,7 +162,7 @@ def test_interrupt_from_the_keyboard_reaches_both_and_is_never_success() -> None
     process = start(INTERRUPTIBLE)
     worker = first_line(process)
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 130
     assert gone(worker)
 
@@ -173,5 +173,5 @@ def test_signal_that_the_worker_ignores_leaves_the_verdict_true() -> None:
     )
     first_line(process)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 1

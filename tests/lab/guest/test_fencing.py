@@ -157,7 +157,7 @@ def test_a_drive_pulled_in_the_middle_is_a_failure_that_names_it_and_all_others_
 
 
 @pytest.mark.shape("small")
-@pytest.mark.limit(240)
+@pytest.mark.limit(600)
 def test_what_cannot_be_fenced_is_refused_with_its_exit_code(
     shape: Shape, drives: list[observer.Drive], tmp_path: Path
 ) -> None:
@@ -217,14 +217,14 @@ def test_a_hung_drive_delays_neither_the_cut_on_the_other_nor_the_exit(
         started = time.monotonic()
         ran = nvmefence(
             "detach", "--hosts", str(path), "--host", "compute", "--quiesce", "none", "--backend", backend,
-            "--deadline", "8", "--json",
+            "--deadline", "12", "--json",
         )  # fmt: skip
         waited = time.monotonic() - started
         assert ran.code == Exit.NOT_CONFIRMED, ran.out + ran.err
         hung, good = ran.json["hosts"][0]["drives"]
         assert "no answer" in hung["hosts"]["compute"]["reason"]
         assert good["hosts"]["compute"]["outcome"] == "cut"
-        assert good["seconds"]["total"] < 7.5 <= hung["seconds"]["total"]
+        assert good["seconds"]["total"] < 11 <= hung["seconds"]["total"]
         assert waited < 45, "the kernel holds the command for 60 s; the answer must not wait for it"
         assert attached(drives[1:]) == without({drives[1].serial: before[drives[1].serial]}, {drives[1].serial: 3})
     finally:

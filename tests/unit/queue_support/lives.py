@@ -72,7 +72,7 @@ async def a_child_is_refused_its_parents_queue() -> None:
     task = asyncio.create_task(queue.run(device, [late]))
     await asyncio.sleep(0.01)
     shim.open_gate(1)
-    assert (await asyncio.wait_for(task, 5))[0].status == 0
+    assert (await asyncio.wait_for(task, 20))[0].status == 0
     queue.close()
 
 
@@ -96,7 +96,7 @@ async def the_end_of_the_process_does_not_wait() -> None:
     for gate, backend in enumerate(("ioctl", "io_uring"), 1):
         queue = open_queue(backend)
         device = queue.open("/dev/null")
-        answers = await queue.run(device, [command(act=HANG, argument=gate)] * 24, until=soon())
+        answers = await queue.run(device, [command(act=HANG, argument=gate)] * 24, until=soon(1))
         assert {answer.status for answer in answers} == {NO_ANSWER}
     assert Queue.in_flight() == 48
 

@@ -95,8 +95,8 @@ async def ioctl_hung_commands_end_at_the_deadline() -> None:
     device = queue.open("/dev/null")
     began = time.monotonic()
     commands = [command(1, fill=3), command(2, act=HANG, argument=1, fill=9), command(3, fill=3)]
-    answers = await queue.run(device, commands, until=soon())
-    assert 0.1 <= time.monotonic() - began < 8
+    answers = await queue.run(device, commands, until=soon(2))
+    assert 2 <= time.monotonic() - began < 30
     assert [answer.status for answer in answers] == [0, NO_ANSWER, 0]
     assert answers[1].data == b""
     assert answers[1].started < answers[1].finished
@@ -115,7 +115,7 @@ async def what_waits_at_its_deadline_is_never_sent() -> None:
     device = queue.open("/dev/null")
     commands = [command(n, act=HANG, argument=1) for n in range(24)]
     commands += [command(n) for n in range(100, 110)]
-    answers = await queue.run(device, commands, until=soon())
+    answers = await queue.run(device, commands, until=soon(1))
     assert [answer.status for answer in answers] == [NO_ANSWER] * 34
     assert Queue.in_flight() == 24
     shim.open_gate(1)
@@ -133,11 +133,10 @@ async def one_hung_device_delays_no_other() -> None:
     hung = queue.open("/dev/null")
     others = [queue.open(path) for path in ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")]
     hanging = [command(act=HANG, argument=1)] * 100
-    stuck = asyncio.create_task(queue.run(hung, hanging, until=soon(2)))
+    stuck = asyncio.create_task(queue.run(hung, hanging, until=soon(6)))
     await asyncio.sleep(0.02)
-    began = time.monotonic()
     answers = await asyncio.gather(*[queue.run(other, [command(fill=1)] * 100) for other in others])
-    assert time.monotonic() - began < 1.8
+    assert not stuck.done(), "all this before the hung drive's deadline"
     assert all(answer.status == 0 for batch in answers for answer in batch)
     # Opened again, the hung drive gets no second set of threads.
     again = queue.open("/dev/null")
@@ -180,7 +179,7 @@ async def closing_with_commands_in_flight_never_blocks() -> None:
         began = time.monotonic()
         queue.close()
         queue.close()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 20, "the gate opens later"
         assert [answer.status for answer in await task] == [NO_ANSWER] * 30
         assert Queue.in_flight() == 24
         with pytest.raises(ValueError, match="closed"):
@@ -218,7 +217,7 @@ async def ring_hung_commands_end_at_the_deadline() -> None:
     queue = open_queue("io_uring")
     device = queue.open("/dev/null")
     commands = [command(1), command(2, act=HANG, argument=1), command(3)]
-    answers = await queue.run(device, commands, until=soon())
+    answers = await queue.run(device, commands, until=soon(2))
     assert [answer.status for answer in answers] == [0, NO_ANSWER, 0]
     assert Queue.in_flight() == 1
     # The kernel now writes to the abandoned buffer; nobody else may have it.
@@ -240,7 +239,7 @@ async def ring_answers_that_come_late_are_awaited() -> None:
     assert not task.done()
     fed = time.monotonic()
     shim.feed(1, 7, 100)
-    answer = (await asyncio.wait_for(task, 1))[0]
+    answer = (await asyncio.wait_for(task, 20))[0]
     assert answer.status == 100  # what the read returned stands for an NVMe status
     assert answer.data == b""
     assert answer.started < fed <= answer.finished
@@ -257,7 +256,7 @@ async def ring_keeps_the_cap_and_the_order() -> None:
     assert shim.journal() == list(range(24))
     assert Queue.in_flight() == 24
     shim.open_gate(1)
-    answers = await asyncio.wait_for(task, 5)
+    answers = await asyncio.wait_for(task, 20)
     assert [answer.status for answer in answers] == [0] * 600
     assert shim.journal() == list(range(600))
     queue.close()
