@@ -54,6 +54,7 @@ TOGETHER: Final = {
 NO_FAILURE: Final = {
     " (reboot was asked for: the storage is cut, nobody power-cycled the node)": "said of a success",
     "already detached on all of": "said of a success",
+    "waited .. s, as controllers had nothing attached when they went offline": "said of a success",
     "all .. expected drives are there": "said of a success",
     "nvmefence allow-mass-fence": "what to type",
     "no fence yet": "what the service says before the first",
