@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -24,6 +25,8 @@ from tests.property.watcher_world import build
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 RULES: Final = [parse("drain"), parse("offline"), Quiesce(0.5)]
+DEADLINE_S: Final = 30.0
+"""Who ends a fence after one that was killed at its cut waits ten seconds for writes under way."""
 DEAF: Final = OSError(errno.EMFILE, "no inotify here")
 """These watchers look for themselves: the kernel takes ten milliseconds to close an inotify instance, and there
 would be two for each of two thousand lives."""
@@ -36,6 +39,7 @@ class Lives:
     def __init__(self, place: Path, rule: Quiesce) -> None:
         self.rule = rule
         self.world = build(place, Clock(), quiesce=rule, secondaries=True, agents_may_restore=True)
+        self.world.settings = replace(self.world.settings, deadline=DEADLINE_S)
         self.place = place
         self.store = Store(self.world.settings.records)
         self.before = self.attached()
