@@ -1,8 +1,10 @@
-"""File systems on a disk that can fail: device-mapper over a loop device over memory, in the guest."""
+"""File systems on a disk that can fail, be full, or be read-only: device mapper over a loop device over memory."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,10 @@ FAILURES: Final = {
 }
 """Device-mapper targets: nothing can be read or written; nothing written; nothing written every second second."""
 _LIMIT_S: Final = 60.0
+_FILLER: Final = ".filler"
+"""Has all the room when the disk is full."""
+_FIRST_STEP: Final = 1 << 25
+_BLOCK: Final = 4096
 
 
 def why_not(kind: str) -> str:
@@ -104,6 +110,45 @@ class Disk:
         _do("dmsetup", "reload", self._name, "--table", self._table(target))
         _do("dmsetup", "suspend", "--noflush", "--nolockfs", self._name)
         _do("dmsetup", "resume", "--noudevrules", "--noudevsync", self._name)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Leave no block free from entering to leaving, nor the blocks that are kept for root."""
+        with (self.path / _FILLER).open("wb") as file:
+            size, step = 0, _FIRST_STEP
+            while step >= _BLOCK:
+                try:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    step //= 2
+            os.fsync(file.fileno())
+        try:
+            yield
+        finally:
+            (self.path / _FILLER).unlink()
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Have it read-only from entering to leaving, also for who has a file open there to write to.
+
+        That is what the kernel does to a file system in which it finds an error; an orderly remount is refused
+        then. All other file systems on disks become read-only with it: the guest has none.
+        """
+        faults.write(Path("/proc/sysrq-trigger"), "u")
+        faults.wait_for("a read-only file system", lambda: "ro" in self._options(), _LIMIT_S)
+        try:
+            yield
+        finally:
+            _do("mount", "-o", "remount,rw", self.path)
+            assert "rw" in self._options()
+
+    def _options(self) -> list[str]:
+        """Return the options of the file system itself (proc(5), mountinfo, the last field)."""
+        lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        return next(line[-1].split(",") for line in lines if line[4] == str(self.path))
 
     @contextlib.contextmanager
     def failing(self, how: str) -> Iterator[None]:

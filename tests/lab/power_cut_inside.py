@@ -2,14 +2,17 @@
 
     python -m tests.lab.power_cut_inside FOLDER [--after] [--cut MOMENT]
 
-MOMENT is cut, record, response, or so many seconds after the request. FOLDER outlives the guest: in it `disk` is an
-ext4 with the watcher's directories, which loses what was not flushed, and `--after` leaves there what it found.
+MOMENT is cut, unrecorded, record, response, or so many seconds after the request. Unrecorded: all is cut, and what
+was taken cannot be written down, since somebody holds the lock of the records; `cut.json` tells how it was then.
+FOLDER outlives the guest: in it `disk` is an ext4 with the watcher's directories, which loses what was not flushed,
+and `--after` leaves there what it found.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -32,10 +35,42 @@ TIMEOUT_S: Final = 900
 _MOUNT: Final = Path("/tmp/power-cut")
 
 
-def cut(place: Place, moment: str) -> None:
+def leave(path: Path, found: object) -> None:
+    """Write something down that outlives this machine."""
+    with path.open("w") as file:
+        json.dump(found, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_unrecorded(place: Place, folder: Path) -> None:
+    """Have a fence cut all, keep its record from being written, and end this machine."""
+    drives = observer.drives()
+    victim = target(drives, VF)
+    observed = Observed(drives)
+    place.records.mkdir(exist_ok=True)
+    record = place.records / f"{HOST}.json"
+    record.unlink(missing_ok=True)
+    lock = os.open(place.records / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (name,) = place.drop([HOST], timeout=TIMEOUT_S).values()
+    os.sync()
+    place.start(quiesce="auto")
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if not (left := reaches(observed(), victim)):
+            told = {"left": left, "record": record.exists(), "response": (place.responses / name).exists()}
+            leave(folder / "cut.json", told)
+            power_off()
+
+
+def cut(place: Place, moment: str, folder: Path) -> None:
     """Have a fence begin, and end this machine at a moment of it."""
     drives = observer.drives()
     victim = target(drives, VF)
+    if moment == "unrecorded":
+        cut_unrecorded(place, folder)
+        return
     if moment[0].isdigit():
         place.start(quiesce="auto")
         place.drop([HOST], timeout=TIMEOUT_S)
@@ -121,13 +156,9 @@ def main() -> int:
     subprocess.run(["mount", "-o", "loop", given.folder / "disk", _MOUNT], check=True, timeout=60)
     place = Place(_MOUNT, hosts_toml(SHAPES["sriov"]))
     if given.after:
-        found = after(place)
-        with (given.folder / "found.json").open("w") as file:
-            json.dump(found, file)
-            file.flush()
-            os.fsync(file.fileno())
+        leave(given.folder / "found.json", after(place))
     if given.cut:
-        cut(place, given.cut)
+        cut(place, given.cut, given.folder)
         return 1
     return 0
 
