@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from nvmefence import direct_guard
 from nvmefence.agents import at_map
 from nvmefence.direct import Direct
 from nvmefence.errors import AccessError, NvmefenceError, UnknownHostError
@@ -48,6 +49,7 @@ class Done:
     details: str
     evidence: Any = None
     seconds: dict[str, float] = field(default_factory=dict)
+    guard: direct_guard.Said = field(default_factory=direct_guard.Said)
 
 
 def change(call: Fence, tell: Tell, begun: float) -> None:
@@ -70,6 +72,8 @@ def change(call: Fence, tell: Tell, begun: float) -> None:
     if settings is not None:
         from nvmefence.agents import direct_record  # only here: the node is cut off by now
 
+        if done.guard.alarm:
+            direct_record.mass_fence(call, tell, settings, done.guard)
         direct_record.write(call, tell, settings.audit, done.result, done.details, done.evidence, done.seconds)
     tell("recorded")
     _outlive(call.process)
@@ -85,6 +89,11 @@ def _outlive(agent: int) -> None:
 def _off(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:
     """Cut the node off. Only `FenceReport.confirmed` makes it "fenced"."""
     direct = Direct(settings, [call.target], call.name, call.request_id)
+    said = direct_guard.ask(settings, direct.names)
+    for text in filter(None, (said.alarm, said.trouble)):
+        tell("complain", text)
+    if said.held:
+        return Done("not-fenced", f"NOT fenced {direct.names[0]}: {said.held}", guard=said)
     direct.open()
 
     def heard(drive: DriveEvidence, phase: str) -> None:
@@ -97,7 +106,7 @@ def _off(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:
     (host,) = report.hosts
     confirmed = report.confirmed(host)
     details = report.message(host) + (_POWER if confirmed and call.action == "reboot" else "")
-    return Done("fenced" if confirmed else "not-fenced", details, report.to_json(host), direct.seconds)
+    return Done("fenced" if confirmed else "not-fenced", details, report.to_json(host), direct.seconds, said)
 
 
 def _on(call: Fence, settings: Settings, tell: Tell, begun: float) -> Done:

@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 
+from nvmefence import direct_guard
 from nvmefence.cli import after
 from nvmefence.cli.text import Cell, Screen
 from nvmefence.direct import Direct
@@ -33,7 +34,7 @@ def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
     with Direct(settings, arguments.host) as direct:
         if arguments.dry_run:
             return _dry_run(asyncio.run(_survey(direct, screen)), direct.names, arguments.json, screen)
-        _tell_mass_fence(direct.names, settings.mass_fence_hosts, screen)
+        _tell_mass_fence(direct_guard.ask(settings, direct.names, by_hand=True), screen)
         report = asyncio.run(_fence(direct, screen))
     code = exit_code(report)
     if arguments.json:
@@ -50,10 +51,10 @@ def detach(arguments: argparse.Namespace, settings: Settings, screen: Screen) ->
     return code
 
 
-def _tell_mass_fence(hosts: Sequence[str], limit: int, screen: Screen) -> None:
+def _tell_mass_fence(said: direct_guard.Said, screen: Screen) -> None:
     """Say that there are many. A person asked for them by name, so that they are not held."""
-    if limit and len(hosts) > limit:
-        screen.note(f"mass fence: {len(hosts)} hosts, more than mass_fence_hosts = {limit}: {', '.join(hosts)}")
+    for text in filter(None, (said.alarm, said.trouble)):
+        screen.note(text)
 
 
 def exit_code(report: FenceReport) -> Exit:

@@ -21,9 +21,12 @@ class Places:
 def places(settings: Settings) -> Places:
     """Return both; touches no file."""
     fleet = os.path.abspath(settings.simulate) if settings.simulate else ""
-    records, run = settings.records, settings.run_dir
-    if fleet and records == RECORDS_DIR:
-        records = f"{fleet}.fenced"
-    if fleet and run == RUN_DIR:
-        run = f"{fleet}.run"
-    return Places(Store(records, simulated=bool(fleet)), HostLocks(f"{run}/hosts"))
+    records = f"{fleet}.fenced" if fleet and settings.records == RECORDS_DIR else settings.records
+    return Places(Store(records, simulated=bool(fleet)), HostLocks(f"{run_directory(settings)}/hosts"))
+
+
+def run_directory(settings: Settings) -> str:
+    """Return where locks lie, and what the mass-fence guard must remember."""
+    if settings.simulate and settings.run_dir == RUN_DIR:
+        return f"{os.path.abspath(settings.simulate)}.run"
+    return settings.run_dir

@@ -36,6 +36,9 @@ class Guard:
         hold = settings.mass_fence_action == "hold"
         self._count = MassFence(settings.mass_fence_hosts, settings.mass_fence_s, hold)
         self._settings = settings
+        self._run_dir = settings.run_dir
+        self._elsewhere: dict[str, Any] = {}
+        """Fences that began without this watcher."""
         self._journal = journal
         self._note = note
         self._now = now
@@ -58,7 +61,7 @@ class Guard:
     def load(self) -> None:
         """Go on where a predecessor ended. Waits for the run directory."""
         try:
-            state = permit.load(self._settings.run_dir)
+            state = permit.load(self._run_dir)
         except (SpoolError, OSError) as error:
             self._unsaved = f"what was held before is not known: {error}"
         else:
@@ -70,9 +73,10 @@ class Guard:
         if not self.holds:
             return
         try:
-            self._permit, self._disbelieved = permit.read(self._settings.run_dir, self._now()), ""
+            self._permit, self._disbelieved = permit.read(self._run_dir, self._now()), ""
+            self._elsewhere = {"begun": permit.begun(self._run_dir).get("begun")}
         except (SpoolError, OSError) as error:
-            self._permit, self._disbelieved = None, f"{self._settings.run_dir}: {error}"
+            self._permit, self._disbelieved = None, f"{self._run_dir}: {error}"
 
     def state(self) -> dict[str, Any]:
         """Return what a successor must know."""
@@ -81,7 +85,7 @@ class Guard:
     def save(self, state: dict[str, Any]) -> None:
         """Write it down. Waits for the run directory."""
         try:
-            permit.save(self._settings.run_dir, state)
+            permit.save(self._run_dir, state)
         except (SpoolError, OSError) as error:
             self._unsaved = f"a watcher that is started anew will not know what is held: {error}"
         else:
@@ -125,6 +129,8 @@ class Guard:
                 asked[ticket.host.name] = max(ticket.until, asked.get(ticket.host.name, 0.0))
         if not asked:
             return Sorted(list(tickets), [], [])
+        if self.holds:
+            self._count.join(self._elsewhere, now)
         said = self._count.ask(asked, now, self.allowed())
         self.changed = self.changed or self.holds
         found = Sorted([], [], [])

@@ -127,6 +127,15 @@ class MassFence:
         if self._held:
             self._told = {**dict.fromkeys(self._begun, True), **dict.fromkeys(self._held, False)}
 
+    def join(self, document: Mapping[str, Any], now: float) -> None:
+        """Count also what another counted in the same boot, and hold for whom it holds."""
+        for host, at in _moments(document.get("begun"), now).items():
+            self._begun[host] = max(at, self._begun.get(host, at))
+        for host, until in _moments(document.get("held"), now + _LONGEST_WAIT_S).items():
+            if host not in self._begun:
+                self._held[host] = max(until, self._held.get(host, until))
+        self._slide(now)
+
 
 def _moments(value: object, latest: float) -> dict[str, float]:
     return {

@@ -1,4 +1,4 @@
-"""A person's word that more hosts may be fenced, and what the guard must remember: two files in the run directory.
+"""A person's word that more hosts may be fenced, and what the guard must remember: files in the run directory.
 
 The directory lies in memory and does not outlive the machine's uptime. Times are the kernel's monotonic clock,
 which nobody sets and which begins anew at each boot; the boot is named beside them where it can be known. (A
@@ -18,6 +18,7 @@ from nvmefence.watcher import loose
 
 PERMIT: Final = "mass-fence-allowed"
 STATE: Final = "mass-fence-state"
+BEGUN: Final = "mass-fence-direct"
 LONGEST_S: Final = 3600.0
 """Seconds that a permit may be given for."""
 _BOOT: Final = "/proc/sys/kernel/random/boot_id"
@@ -69,6 +70,26 @@ def save(run_dir: str, state: Mapping[str, Any]) -> None:
 def load(run_dir: str) -> dict[str, Any]:
     """Return what was written down in this boot; empty where nothing was. Raises SpoolError."""
     return _read(run_dir, STATE) or {}
+
+
+def put_begun(run_dir: str, state: Mapping[str, Any]) -> None:
+    """Write down which fences began without the watcher, one process at a time. Raises OSError.
+
+    It need not outlast a power cut, and fences wait for it: nothing is forced to a disk.
+    """
+    data = json_strict.encode({"version": 1, "boot": _boot(), **state})
+    aside = f"{run_dir}/.{BEGUN}.new"
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    os.rename(aside, f"{run_dir}/{BEGUN}")
+
+
+def begun(run_dir: str) -> dict[str, Any]:
+    """Return which fences began without the watcher in this boot. Raises SpoolError."""
+    return _read(run_dir, BEGUN) or {}
 
 
 def _write(run_dir: str, name: str, document: Mapping[str, Any]) -> None:

@@ -223,7 +223,7 @@ def test_a_person_is_told_and_not_held(crowd: Crowd) -> None:
     words = [word for name in NAMES[:5] for word in ("--host", name)]
     done = crowd.run("detach", *words, NVMEFENCE_MASS_FENCE_ACTION="hold")
     assert done.returncode == 0
-    assert "note: mass fence: 5 hosts, more than mass_fence_hosts = 4: h0, h1, h2, h3, h4" in done.stderr
+    assert "note: mass fence: more than 4 hosts in 60 s: fenced h0, h1, h2, h3, h4" in done.stderr
     assert crowd.cut() == NAMES[:5]
     done = crowd.run("detach", *words[:8])
     assert "mass fence" not in done.stderr
