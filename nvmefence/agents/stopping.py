@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-_NAMES: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "SIGINT", signal.SIGHUP: "SIGHUP"}
+SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "SIGINT", signal.SIGHUP: "SIGHUP"}
+"""Those that end a wait, by number: their names."""
 
 
 HANGS_S = 3.0
@@ -51,7 +52,7 @@ def end_after(duration_s: float, say: Callable[[], object]) -> Callable[[], None
 
 def hold_signals() -> None:
     """Keep SIGTERM and the like pending until a `pause`: none of them ends the agent at an arbitrary place."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _NAMES)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def pause(duration_s: float) -> str:
@@ -60,5 +61,5 @@ def pause(duration_s: float) -> str:
     A process that was stopped (SIGSTOP) until its time was over has the kernel say EINTR; CPython (up to 3.13 at
     least, signal_sigtimedwait_impl) then returns a signal's number out of memory that nobody has written.
     """
-    received = signal.sigtimedwait(_NAMES, max(0.0, duration_s))
-    return _NAMES.get(received.si_signo, "") if received else ""
+    received = signal.sigtimedwait(SIGNALS, max(0.0, duration_s))
+    return SIGNALS.get(received.si_signo, "") if received else ""

@@ -51,6 +51,8 @@ _LONG_LOOK_S: Final = 0.02
 _REST_S: Final = 0.5
 """Seconds. After a look that took long, as it does among thousands of files, the next waits for twice as long, yet
 for no longer than this: the answers that are to be delivered want the same thread."""
+_TURN_S: Final = 4 * SPOOL_S + RESCAN_S
+"""Seconds within which a look begins after the one before: whatever the directories do, each wait is bounded."""
 _LOCK_S: Final = 5.0
 """Seconds that a predecessor is given to let go of the request directory."""
 _AFTER_S: Final = 15.0
@@ -102,6 +104,8 @@ class Watcher:
         self._afterwards = None if helper is None else self._join_helper(helper)
         self._wake = asyncio.Event()
         self._stopping = False
+        self._turned = self._loop.time()
+        """Loop time at which the last look began."""
         self._wakeup = Wakeup()
         self._inotify: Inotify | None = None
         self._followed = 0
@@ -178,6 +182,7 @@ class Watcher:
         beside = [asyncio.create_task(self._pulse()), asyncio.create_task(self._first_look())]
         try:
             while not self._stopping:
+                self._turned = self._loop.time()
                 pause = await self._round()
                 if len(beside) == 2:  # after the first round: a fence that waits goes first
                     beside.append(asyncio.create_task(self._mending.run(self._hostmap)))
@@ -434,10 +439,11 @@ class Watcher:
             self._journal.error(f"{trouble}: no fence will be confirmed")
 
     async def _pulse(self) -> None:
-        """Ping the service manager's watchdog for as long as this loop turns."""
+        """Ping the service manager's watchdog for as long as looks at the directory go on, or the service ends."""
         interval = self._notifier.watchdog_s / 3
         while interval:
-            self._notifier.tell(WATCHDOG=1)
+            if self._stopping or self._loop.time() - self._turned < _TURN_S:
+                self._notifier.tell(WATCHDOG=1)
             await asyncio.sleep(interval)
 
     def _listen(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -149,6 +150,7 @@ class Tracer:
             # The agent writes its logs in a fork, which would share the locks of the watcher and the restore here.
             stack.enter_context(mock.patch.object(fence_gfs2_recorder.Fence, "_record"))
             stack.enter_context(mock.patch("nvmefence.agents.waiting.pause", self._pause))
+            stack.enter_context(mock.patch("nvmefence.agents.waiting._UNHINTED_S", math.inf))
             yield
 
     def _pause(self, seconds: float) -> str:

@@ -33,7 +33,7 @@ from nvmefence.watcher.enforcing import REQUESTED
 from nvmefence.watcher.guard import Guard
 from nvmefence.watcher.journal import Journal
 from nvmefence.watcher.lookout import Lookout
-from nvmefence.watcher.passes import Pass, Passes
+from nvmefence.watcher.passes import Pass, Passes, Ticket
 from nvmefence.watcher.vigil import LOOK_S
 from nvmefence.watcher.worker import Workers
 from tests.property.virtual_time import Clock
@@ -116,6 +116,7 @@ class World:
         self.lookout: Lookout | None = None
         self.discoveries = 0
         self.ended: list[Pass] = []
+        self.again: list[list[Ticket]] = []
         self.news = asyncio.Event()
 
     # The watcher's part
@@ -164,9 +165,10 @@ class World:
             if n not in self.gone
         ]  # fmt: skip
 
-    def _pass_ended(self, made: Pass, _again: object) -> None:
+    def _pass_ended(self, made: Pass, again: list[Ticket]) -> None:
         made.release()
         self.ended.append(made)
+        self.again.append(again)
         self.remember()
         if self.lookout is not None:
             self.lookout.pass_ended()

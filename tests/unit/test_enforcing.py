@@ -14,6 +14,7 @@ import pytest
 
 from nvmefence.nvme.commands import NAMESPACE_ATTACHMENT
 from nvmefence.nvme.emulated import fail, on
+from nvmefence.records.beside import Beside
 from nvmefence.records.hostlock import FenceLock
 from nvmefence.spool import request
 from nvmefence.watcher.enforcing import FIRST_S, LONGEST_S, REQUESTED
@@ -299,3 +300,31 @@ def test_the_guard_that_only_alarms_holds_nobody(tmp_path: Path) -> None:
         assert not any(map(world.attached, HOSTS))
 
     play(tmp_path, story, mass_fence_hosts=1)
+
+
+def test_who_comes_when_the_drives_were_read_for_the_last_time_has_a_fence_of_its_own(tmp_path: Path) -> None:
+    """What was read before a request was there says nothing about the time after it."""
+    real = Beside.record
+
+    async def slowly(beside: Beside, *arguments: Any) -> dict[str, str]:
+        await asyncio.sleep(1.0)
+        return await real(beside, *arguments)
+
+    async def story(world: World) -> None:
+        await world.fence("c1")
+        world.attach("c1")
+        with mock.patch.object(Beside, "record", slowly):
+            await world.until_said("cutting c1 again")
+            await asyncio.sleep(0.5)
+            assert not world.attached("c1")
+            asked = request.parse("r.json", b'{"request_id": "r", "action": "off", "target_node": "c1"}', 0.0)
+            now = world.clock.now
+            ticket = Ticket(asked, world.hostmap.hosts["c1"], now, now + 30, 0.0)
+            assert world.passes.take([ticket], world.hostmap) == [], "it joins, for there is no other beside it"
+            await asyncio.sleep(2.0)
+        assert world.ended[-1].report is not None
+        assert world.ended[-1].report.confirmed("c1")
+        assert world.ended[-1].tickets == []
+        assert world.again[-1] == [ticket]
+
+    play(tmp_path, story)
