@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,8 @@ class Guest:
     def __init__(self, config: pytest.Config, path: Path) -> None:
         self._config = config
         self._file = path.open("w", buffering=1)
+        # Tests make device nodes in their folders.
+        subprocess.run(["mount", "-o", "remount,dev", os.environ["PYTEST_DEBUG_TEMPROOT"]], check=True, timeout=60)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Leave a trace of the test that is running, for when the guest does not come back."""
