@@ -18,7 +18,8 @@ from tests.lab.guest.watching import Observed, reaches
 from tests.lab.shape import Shape
 
 pytestmark = pytest.mark.shape("small")
-HOST, VF = "compute-0", 2
+HOST, VF = "compute-2", 4
+"""No driver of this guest is bound to that virtual function, so that none resets it when it goes offline."""
 Identity = dict[str, Any]
 
 
