@@ -288,9 +288,11 @@ class _File:
 
     def noted(self, what: str) -> float:
         """Return the seconds for which a command of `what` may still be carried out; 0: there is none."""
-        words = os.pread(self._fd, _SIGNED, _NOTES[what]).decode("ascii", "replace").strip(" \n\0").split()
+        words = os.pread(self._fd, _SIGNED, _NOTES[what]).decode("utf-8", "replace").strip(" \n\0").split()
+        if not words:
+            return 0.0
         try:
-            passed = self._now() - float(words[0]) if words else UNANSWERED_S
+            passed = self._now() - float(words[0])
         except ValueError:
             return 0.0
         boots = {boot for boot in (*words[1:2], _boot()) if boot}
@@ -304,7 +306,7 @@ class _File:
 def _boot() -> str:
     """Return the name of this boot; empty where it cannot be seen."""
     try:
-        with open(_BOOT, encoding="ascii") as file:
-            return file.read(64).strip()
+        with open(_BOOT, "rb") as file:
+            return file.read(64).decode("utf-8", "replace").strip()
     except OSError:
         return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import fence
-from nvmefence.fencing.options import Options
+from nvmefence.fencing.options import Before, Options
 from nvmefence.fencing.quiesce import Quiesce
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
@@ -105,12 +105,15 @@ class Fleet:
             for drive in self.subsystems
         ]
 
-    def fence(self, hosts: Sequence[int], rule: Quiesce, transport: Any = None) -> FenceReport:
-        """Fence hosts. Raises WrongResult when that is not confirmed, or not true."""
+    def fence(
+        self, hosts: Sequence[int], rule: Quiesce, transport: Any = None, *, again: bool = False
+    ) -> FenceReport:
+        """Fence hosts, which count as fenced if it is `again`. Raises WrongResult: not confirmed, or not true."""
         names = [name(host) for host in hosts]
         chosen = [self.hostmap.find(each) for each in names]
         used = transport or self.transport
-        report = asyncio.run(fence(used, self.hostmap, self.drives, chosen, Options(DEADLINE_S, rule)))
+        options = Options(DEADLINE_S, rule, before=Before(set(names) if again else set(), read=True))
+        report = asyncio.run(fence(used, self.hostmap, self.drives, chosen, options))
         for host in names:
             if not report.confirmed(host):
                 raise WrongResult(report.message(host))
