@@ -7,10 +7,11 @@ the wait ends with its time.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 from collections.abc import Mapping
+
+from nvmefence.watcher.kernel import call
 
 _CHANGES = 0x8 | 0x80
 """IN_CLOSE_WRITE, IN_MOVED_TO (inotify(7))."""
@@ -20,16 +21,6 @@ _SIGSET = 128
 """Bytes of the C library's sigset_t; signal n is bit n - 1."""
 _BUFFER = 64 * 1024
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _call(name: str, *arguments: object) -> int:
-    result = int(getattr(_libc, name)(*arguments))
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-    return result
-
 
 class Hints:
     """Belongs to one wait; what it opens goes with the process."""
@@ -37,11 +28,11 @@ class Hints:
     def __init__(self, directory: str, signals: Mapping[int, str]) -> None:
         """`signals`: names by number; they are blocked. Raises OSError."""
         self._signals = signals
-        self._changes = _call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+        self._changes = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            _call("inotify_add_watch", self._changes, os.fsencode(directory), _CHANGES)
+            call("inotify_add_watch", self._changes, os.fsencode(directory), _CHANGES)
             mask = sum(1 << number - 1 for number in signals).to_bytes(_SIGSET, "little")
-            self._received = _call("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+            self._received = call("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             os.close(self._changes)
             raise

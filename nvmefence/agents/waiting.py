@@ -96,11 +96,11 @@ class _Looker:
 
 def listen(directory: str) -> Callable[[float], str]:
     """Return a `pause` that ends with a change in a directory, where that can be had."""
-    from nvmefence.agents.hints import Hints
-
     try:
+        from nvmefence.agents.hints import Hints
+
         return Hints(directory, SIGNALS).pause
-    except OSError:
+    except (OSError, ImportError, MemoryError):  # it waits as before
         return pause
 
 

@@ -22,7 +22,8 @@ _MCL_ONFAULT: Final = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _call(name: str, *arguments: object) -> int:
+def call(name: str, *arguments: object) -> int:
+    """Call a function of the C library; return its result. Raises OSError where that is negative."""
     result = int(getattr(_libc, name)(*arguments))
     if result < 0:
         number = ctypes.get_errno()
@@ -35,7 +36,7 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError where the kernel has no more instances to give."""
-        self.fd = _call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+        self.fd = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
         self._watch = -1
 
     def follow(self, directory: int) -> None:
@@ -44,7 +45,7 @@ class Inotify:
             _libc.inotify_rm_watch(self.fd, self._watch)
             self._watch = -1
         mask = _CLOSE_WRITE | _MOVED_TO | _DELETE_SELF | _MOVE_SELF
-        self._watch = _call("inotify_add_watch", self.fd, f"/proc/self/fd/{directory}".encode(), mask)
+        self._watch = call("inotify_add_watch", self.fd, f"/proc/self/fd/{directory}".encode(), mask)
 
     def concerns(self, suffix: bytes) -> bool:
         """Take in what there is; return whether any of it is about the directory itself or a name that ends so."""
@@ -72,5 +73,5 @@ def lock_memory() -> None:
     All that is mapped now is brought in and stays; what is mapped later stays from its first use on, so that the
     unused part of a thread's stack costs nothing (mlockall(2)). Raises OSError.
     """
-    _call("mlockall", _MCL_CURRENT)
-    _call("mlockall", _MCL_FUTURE | _MCL_ONFAULT)
+    call("mlockall", _MCL_CURRENT)
+    call("mlockall", _MCL_FUTURE | _MCL_ONFAULT)

@@ -81,7 +81,7 @@ def test_a_directory_that_is_not_there_and_a_kernel_without_instances_leave_the_
     def none(*_arguments: object) -> int:
         raise OSError(errno.EMFILE, "inotify_init1")
 
-    monkeypatch.setattr("nvmefence.agents.hints._call", none)
+    monkeypatch.setattr("nvmefence.agents.hints.call", none)
     assert waiting.listen(str(tmp_path)) is stopping.pause
 
 
