@@ -405,6 +405,12 @@ def test_a_good_request_among_thousands_of_stale_ones_is_answered_soon(place: Wa
     assert SLOT_0 not in {c for drive in place.attached().values() for ids in drive.values() for c in ids}
 
 
+def stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped, which the signal alone does not wait for."""
+    states = [task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def test_the_sign_of_life_goes_stale_with_the_watcher(place: Watching) -> None:
     sign = place.requests / ".watcher"
     with place.watcher() as running:
@@ -413,6 +419,7 @@ def test_the_sign_of_life_goes_stale_with_the_watcher(place: Watching) -> None:
         assert json.loads(sign.read_text())["pid"] == running.process.pid
         assert place.agent("-o", "monitor").returncode == 0
         running.process.send_signal(signal.SIGSTOP)
+        until(lambda: stopped(running.process.pid), "no thread of it gives a sign any more")
         old = time.time() - 400
         os.utime(sign, (old, old))
         done = place.agent("-o", "monitor")
