@@ -414,7 +414,7 @@ def stopped(pid: int) -> bool:
 def test_the_sign_of_life_goes_stale_with_the_watcher(place: Watching) -> None:
     sign = place.requests / ".watcher"
     with place.watcher() as running:
-        until(sign.exists, "the sign of life")
+        until(lambda: sign.exists() and sign.read_text(), "the sign of life")
         assert time.time() - sign.stat().st_mtime < 5
         assert json.loads(sign.read_text())["pid"] == running.process.pid
         assert place.agent("-o", "monitor").returncode == 0
