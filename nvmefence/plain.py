@@ -41,3 +41,8 @@ def _quoted(text: str) -> str:
 def _units(character: str) -> str:
     digits = character.encode("utf-16-be", "replace").hex()
     return "".join(f"\\u{digits[n : n + 4]}" for n in range(0, len(digits), 4))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts: 1 drive, 2 drives."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,6 +9,7 @@ from typing import Final
 from nvmefence.cli.status import COLOURS, OnRecord, cell, problems
 from nvmefence.cli.text import plain
 from nvmefence.fencing.survey import DriveSurvey, State, Survey
+from nvmefence.plain import counted
 
 Line = list[tuple[str, str]]
 """Pieces of text, each with a colour or none."""
@@ -80,7 +81,7 @@ def _head(view: View) -> Line:
     line: Line = [("nvmefence status", "bold"), (f"{_GAP}{view.clock}{_GAP}", "")]
     if view.simulated:
         line += [("SIMULATED", "yellow"), (_GAP, "")]
-    line.append((f"{read} of {_count(len(survey.drives), 'drive')} read", "" if survey.complete else "red"))
+    line.append((f"{read} of {counted(len(survey.drives), 'drive')} read", "" if survey.complete else "red"))
     return [*line, (f"{_GAP}every {view.every:g} s{_GAP}Ctrl-C ends", "dim")] if view.every else line
 
 
@@ -135,7 +136,7 @@ def _in_marks(view: View, width: int, room: int, marks: dict[str, str]) -> list[
         lines.append(line)
     if len(shown) < len(order):
         rest = [kind for host in order[len(shown) :] for kind in states[host]]
-        lines.append([(f"and {_count(len(order) - len(shown), 'host')} more: ", "dim"), *_counted(rest)])
+        lines.append([(f"and {counted(len(order) - len(shown), 'host')} more: ", "dim"), *_counted(rest)])
     return lines
 
 
@@ -170,7 +171,3 @@ def _cut(line: Line, width: int) -> Line:
         shown.append((text[:width], colour))
         width -= len(text)
     return shown
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from nvmefence.nvme import status
 from nvmefence.nvme.commands import VirtualizationAction
 from nvmefence.nvme.structures import IdentifyNamespace
+from nvmefence.plain import counted
 
 Attachments = Mapping[int, tuple[int, ...]]
 """Controllers by NSID."""
@@ -307,8 +308,8 @@ class FenceReport:
         good = [drive for drive in self.drives if drive.outcome(host).confirmed]
         if self.confirmed(host):
             pairs = sum(len(ids) for drive in good for ids in drive.detached(host).values())
-            did = f"detached {_count(pairs, 'attachment')} on" if pairs else "already detached on all of"
-            return f"{mark}Fenced {host}: {did} {_count(len(good), 'drive')} in {self.seconds:.3f} s"
+            did = f"detached {counted(pairs, 'attachment')} on" if pairs else "already detached on all of"
+            return f"{mark}Fenced {host}: {did} {counted(len(good), 'drive')} in {self.seconds:.3f} s"
         reasons = list(self.missing)
         reasons += [
             f"{drive.serial}: {drive.reason(host)}" for drive in self.drives if not drive.outcome(host).confirmed
@@ -316,7 +317,7 @@ class FenceReport:
         if not self.drives:
             reasons.append("no expected drive is there")
         shown = "; ".join(reasons[:4]) + (f"; and {len(reasons) - 4} more" if len(reasons) > 4 else "")
-        return f"{mark}NOT fenced {host} ({len(good)} of {_count(len(self.drives), 'drive')} cut): {shown}"
+        return f"{mark}NOT fenced {host} ({len(good)} of {counted(len(self.drives), 'drive')} cut): {shown}"
 
     def to_json(self, host: str) -> dict[str, Any]:
         """Return plain data for one host."""
@@ -331,7 +332,3 @@ class FenceReport:
             "missing": list(self.missing),
             "drives": [drive.to_json(host) for drive in self.drives],
         }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -30,6 +30,9 @@ _GIVE_UP: Final = 2
 
 _OLD: Final = 0.5
 """Seconds, at most, by which the last reads of two drives are apart."""
+_KEPT: Final = 0.5
+_KEPT_PART: Final = 0.02
+"""Seconds, at most, and the part of the time, that are kept for that look where several hosts are fenced."""
 _DONE: Final = "done"
 """Stands for no phase: the drive's part has ended."""
 _MORE: Final = "more"
@@ -64,13 +67,17 @@ async def fence(
     if options.guard is not None:
         for host in hosts:
             options.guard.enter(host.name)
+    # What one host is tried with until the deadline must leave the others the time of the last look.
+    kept = min(_KEPT, (until - start) * _KEPT_PART) if len(hosts) > 1 else 0.0
     workers = [
-        _DriveFence(DriveSession(transport, drive, hostmap, until), hosts, options, progress, start)
+        _DriveFence(DriveSession(transport, drive, hostmap, until - kept), hosts, options, progress, start)
         for drive in selection.drives
     ]
     try:
         await asyncio.gather(*(worker.run() for worker in workers))
         if not selection.missing:
+            for worker in workers:
+                worker.session.extend(until)
             await _agree(workers, [host.name for host in hosts])
     finally:
         for worker in workers:
@@ -93,9 +100,10 @@ async def _agree(workers: Sequence[_DriveFence], hosts: Sequence[str]) -> None:
     """
     loop = asyncio.get_running_loop()
     acted = True
-    while acted and any(all(worker.evidence.outcome(host).confirmed for worker in workers) for host in hosts):
+    while acted:
+        hopeful = [host for host in hosts if all(worker.evidence.outcome(host).confirmed for worker in workers)]
         old = [worker for worker in workers if worker.controllers and worker.read_at < loop.time() - _OLD]
-        acted = any(await asyncio.gather(*(worker.again() for worker in old)))
+        acted = bool(hopeful) and any(await asyncio.gather(*(worker.again(hopeful) for worker in old)))
 
 
 class _DriveFence:
@@ -139,14 +147,17 @@ class _DriveFence:
         finally:
             self._end()
 
-    async def again(self) -> bool:
-        """Read once more, and cut again what is back; returns whether anything was."""
+    async def again(self, hosts: Sequence[str]) -> bool:
+        """Read once more, and cut again if one of these hosts is back; returns whether one was.
+
+        They were clean. What keeps others from being confirmed is not waited for once more.
+        """
         acted = False
 
         async def look() -> None:
             nonlocal acted
             attached = await self._read()
-            if attached.complete and not self.evidence.remaining and not self._unfinished():
+            if all(self.evidence.outcome(host).confirmed for host in hosts):
                 return
             acted = True
             self._enter("read-back")
@@ -156,11 +167,6 @@ class _DriveFence:
         if acted:
             self._end()
         return acted
-
-    def _unfinished(self) -> bool:
-        """Whether there is something left to be done about hosts that are not attached."""
-        quiesced = sorted(self.evidence.quiesced)
-        return bool(self.quieting.restless() or self.evidence.held or self._to_bring_back(quiesced))
 
     async def _guarded(self, work: Coroutine[None, None, None]) -> None:
         try:

@@ -33,6 +33,7 @@ class Options:
     resources: Mapping[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
     """Queues and interrupts that controllers (NQN, serial number, id) had before an earlier fence."""
     before: Before = field(default_factory=lambda: Before(read=True))
+    """What the records say of the hosts, which spares a wait for what they can have under way no more."""
     until: float | None = None
     """Loop time, in place of a deadline: an end that stays, however long this process is stopped meanwhile."""
 

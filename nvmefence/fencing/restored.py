@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from nvmefence.fencing.evidence import Managed, Sent
+from nvmefence.plain import counted
 from nvmefence.records.record import Offline, Taken
 
 
@@ -228,11 +229,11 @@ class RestoreReport:
         """Say in one line what happened; names what could not be given back."""
         mark = "SIMULATED: " if self.simulated else ""
         given = sum(len(one.controllers) for one in self.given())
-        what = _count(given, "attachment")
+        what = counted(given, "attachment")
         back = len(self.online())
         if back:
-            what += f" and {_count(back, 'controller')}"
-        on = _count(len(self.drives), "drive")
+            what += f" and {counted(back, 'controller')}"
+        on = counted(len(self.drives), "drive")
         if self.complete:
             again = "has" if self.touched else "had"
             return f"{mark}Restored {self.host}: it {again} {what} on {on} again, in {self.seconds:.3f} s"
@@ -256,7 +257,3 @@ class RestoreReport:
             "left": [{**one._asdict()} for one in self.left],
             "drives": [drive.to_json() for drive in self.drives],
         }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -80,6 +80,12 @@ class DriveSession:
             raise DriveProblem("the drive is not open")
         return self._controller
 
+    def extend(self, until: float) -> None:
+        """Have the deadline be this loop time from now on."""
+        self.until = until
+        if self._controller is not None:
+            self._controller.until = until
+
     def close(self) -> None:
         """Release the device; never blocks."""
         if self._controller is not None:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
+from nvmefence.clock import identity
 from nvmefence.errors import UnderWayError
 from nvmefence.plain import escaped
 from nvmefence.spool.names import quoted
@@ -38,7 +39,6 @@ controller after as many again (nvme_timeout)."""
 _NOTES: Final = {"restore": 256, "fence": 512}
 """Where in the file it is noted that a command of a restore, or of a fence, has no answer."""
 _SIGNED: Final = 200
-_BOOT: Final = "/proc/sys/kernel/random/boot_id"
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOBODY_CAN: Final = (errno.ENOENT, errno.ENOTDIR, errno.EROFS)
 """Errors that say that nobody else has the lock either."""
@@ -67,7 +67,7 @@ class HostLocks:
     def restoring(self, host: str) -> str:
         """Say who is giving a host something now; empty: nobody, or it cannot be told. In nobody's way."""
         try:
-            fd = os.open(f"{self.directory}/{host.lower()}.lock", os.O_RDONLY | _FLAGS)
+            fd = self._look(host)
         except (OSError, ValueError):
             return ""
         try:
@@ -80,6 +80,24 @@ class HostLocks:
             return ""
         finally:
             os.close(fd)
+
+    def hindered(self, host: str) -> bool:
+        """Whether a fence of this host would have to wait, for a restore or for what one left. In nobody's way."""
+        if self.restoring(host):
+            return True
+        try:
+            fd = self._look(host)
+        except (OSError, ValueError):
+            return False
+        try:
+            return _left(fd, "restore", self._now()) > 0
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def _look(self, host: str) -> int:
+        return os.open(f"{self.directory}/{host.lower()}.lock", os.O_RDONLY | _FLAGS)
 
 
 class FenceLock:
@@ -283,30 +301,26 @@ class _File:
         """Note that a command of `what` has no answer now, or strike that out."""
         if what not in self._earlier:
             self._earlier[what] = os.pread(self._fd, _SIGNED, _NOTES[what]) if self.noted(what) else b""
-        text = f"{self._now():.3f} {_boot()}\n".encode() if there else self._earlier[what]
+        text = f"{self._now():.3f} {identity()}\n".encode() if there else self._earlier[what]
         os.pwrite(self._fd, text.ljust(_SIGNED), _NOTES[what])
 
     def noted(self, what: str) -> float:
         """Return the seconds for which a command of `what` may still be carried out; 0: there is none."""
-        words = os.pread(self._fd, _SIGNED, _NOTES[what]).decode("utf-8", "replace").strip(" \n\0").split()
-        if not words:
-            return 0.0
-        try:
-            passed = self._now() - float(words[0])
-        except ValueError:
-            return 0.0
-        boots = {boot for boot in (*words[1:2], _boot()) if boot}
-        return UNANSWERED_S - passed if 0 <= passed < UNANSWERED_S and len(boots) < 2 else 0.0
+        return _left(self._fd, what, self._now())
 
     def holder(self) -> str:
         """Return who signed last, in words."""
         return escaped(os.pread(self._fd, _SIGNED, 0).decode("utf-8", "replace").strip(" \n\0"))
 
 
-def _boot() -> str:
-    """Return the name of this boot; empty where it cannot be seen."""
+def _left(fd: int, what: str, now: float) -> float:
+    """Return the seconds for which a note in a lock's file is to be believed; 0: there is none. Raises OSError."""
+    words = os.pread(fd, _SIGNED, _NOTES[what]).decode("utf-8", "replace").strip(" \n\0").split()
+    if not words:
+        return 0.0
     try:
-        with open(_BOOT, "rb") as file:
-            return file.read(64).decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
+        passed = now - float(words[0])
+    except ValueError:
+        return 0.0
+    clocks = {clock for clock in (*words[1:2], identity()) if clock}
+    return UNANSWERED_S - passed if 0 <= passed < UNANSWERED_S and len(clocks) < 2 else 0.0

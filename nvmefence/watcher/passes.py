@@ -125,7 +125,8 @@ class Passes:
     def take(self, tickets: Sequence[Ticket], hostmap: HostMap) -> list[Pass]:
         """Fence for all of them in as few passes as their times allow; return the new passes.
 
-        Whose request was read long ago is apart: it may have to wait for the request directory (`_stale`).
+        A host that is being given something has one of its own, for it is confirmed only when that has ended. Whose
+        request was read long ago is apart: it may have to wait for the request directory (`_stale`).
         """
         fresh: dict[str, list[Ticket]] = {}
         for ticket in tickets:
@@ -140,10 +141,10 @@ class Passes:
         for group in fresh.values():
             latest = max(ticket.until for ticket in group)
             end = latest - min(ANSWERING_S, (latest - now) / 10)
-            if end >= now + self._deadline:
+            if end >= now + self._deadline and not self._locks.hindered(group[0].host.name):
                 together[now - max(ticket.read_at for ticket in group) > _FRESH_S] += group
-            else:
-                started.append(self._start(group, end, hostmap))
+            else:  # nobody shall wait with it
+                started.append(self._start(group, min(end, now + self._deadline), hostmap))
         started += [self._start(part, now + self._deadline, hostmap) for part in together.values() if part]
         return started
 

@@ -14,6 +14,7 @@ from nvmefence.fencing.survey import Survey, survey
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive
 from nvmefence.inventory.hostmap import HostMap
+from nvmefence.plain import counted
 from nvmefence.records.places import Places, places
 from nvmefence.records.recorder import Keeper
 from nvmefence.restoring import Restoring
@@ -90,15 +91,12 @@ class Watcher:
         self._desk = Desk(
             settings.request_dir, settings.response_dir, limit, wall, self._loop.time, simulated=site.simulated
         )
-        self._delivery = Delivery(
-            self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall
-        )  # fmt: skip
+        self._delivery = Delivery(self._desk, workers, journal, settings.audit, settings.log_dir, limit, wall)
         options = Options(settings.deadline, settings.quiesce, settings.escalate)
         there = places(settings)
         self._keeper = Keeper(there.store, workers.record, wall)
-        self._passes = Passes(
-            site, workers.discovery, options, self._keeper, there.locks, self._pass_ended, self._gone
-        )
+        told = self._pass_ended, self._gone
+        self._passes = Passes(site, workers.discovery, options, self._keeper, there.locks, *told)
         self._join_restores(there)
         self._join_lookout(there)
         self._afterwards = None if helper is None else self._join_helper(helper)
@@ -162,7 +160,7 @@ class Watcher:
             self._map_trouble = f"kept as it was, for the new one is refused: {reason}"
         else:
             self._hostmap, self._map_trouble = fresh, ""
-            self._journal.notice(f"host map read anew from {path}: {_count(len(fresh.hosts), 'host')}")
+            self._journal.notice(f"host map read anew from {path}: {counted(len(fresh.hosts), 'host')}")
         finally:  # else the service manager would wait for the end of the reload, and end the service
             self._lookout.hint()
             self._wake.set()
@@ -176,7 +174,7 @@ class Watcher:
                 await self._workers.spool.do(self._guard.load, SPOOL_S)
         self._listen()
         self._journal.conditions(troubles)
-        hosts = _count(len(self._hostmap.hosts), "host")
+        hosts = counted(len(self._hostmap.hosts), "host")
         self._journal.notice(f"serving {self._settings.request_dir} for {hosts}, pid {answers.watcher()['pid']}")
         self._notifier.tell(READY=1, STATUS=self._status())
         beside = [asyncio.create_task(self._pulse()), asyncio.create_task(self._first_look())]
@@ -431,7 +429,7 @@ class Watcher:
             self._journal.error(f"the drives cannot be looked at: {type(error).__name__}: {error}")
             return
         simulated = "SIMULATED " if self._site.simulated else ""
-        self._journal.info(f"{_count(len(seen.drives), simulated + 'drive')} through {seen.backend}")
+        self._journal.info(f"{counted(len(seen.drives), simulated + 'drive')} through {seen.backend}")
         for trouble in [
             *seen.missing,
             *(f"{drive.serial}: {drive.problem}" for drive in seen.drives if drive.problem),
@@ -498,7 +496,3 @@ class Watcher:
         trouble = f"; TROUBLE: {self._journal.trouble}" if self._journal.trouble else ""
         returned = f"{self._lookout.status}; " if self._lookout.status else ""
         return f"{returned}{doing}; {self._last}{trouble}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -145,6 +145,15 @@ class Case:
     def hostmap(self) -> HostMap:
         return hostfile.parse(self.document, "hosts.toml")
 
+    def each_has_something(self) -> bool:
+        """Whether each controller of the targets has a namespace of each drive that has any."""
+        return all(
+            any(cntlid in drive.subsystem.attached(nsid) for nsid in drive.subsystem.namespaces)
+            for drive in self.drives
+            for cntlid in drive.targets(self.hosts)
+            if drive.subsystem.namespaces
+        )
+
     def transport(self) -> Recorder:
         return Recorder({d.path: (d.subsystem, d.own) for d in self.drives}, latency=self.latency)
 

@@ -428,12 +428,7 @@ def test_where_our_controller_is_primary_a_drain_is_quick_leaves_no_write_and_gi
         for cntlid in drive.targets(case.hosts):
             for nsid in drive.subsystem.namespaces:
                 drive.subsystem.start_write(cntlid, nsid, 5000.0)
-    in_time = all(
-        any(cntlid in drive.subsystem.attached(nsid) for nsid in drive.subsystem.namespaces)
-        for drive in case.drives
-        for cntlid in drive.targets(case.hosts)
-        if drive.subsystem.namespaces
-    )
+    in_time = case.each_has_something()
     transport = case.transport()
     sabotage(case, transport, [], races)
     result = do_fence(case, deadline=90.0, quiesce=rule, transport=transport)

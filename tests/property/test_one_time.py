@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nvmefence.fencing.evidence import FenceReport
 from nvmefence.fencing.fence import Options, fence
+from nvmefence.fencing.guard import Guard
 from nvmefence.fencing.quiesce import parse
 from nvmefence.inventory import hostfile
 from nvmefence.inventory.drives import Drive, LocalController
@@ -32,7 +33,7 @@ Story = Callable[[], Any]
 class Bench:
     """Drives of which two can drain, with host c1 on virtual function 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, latency: float = 0.0) -> None:
         self.clock = Clock()
         self.drives = [
             EmulatedSubsystem(
@@ -41,13 +42,17 @@ class Bench:
             )
             for n in range(DRIVES)
         ]  # fmt: skip
-        self.transport = EmulatedTransport({f"/dev/nvme{n}": (drive, 0) for n, drive in enumerate(self.drives)})
+        devices = {f"/dev/nvme{n}": (drive, 0) for n, drive in enumerate(self.drives)}
+        self.transport = EmulatedTransport(devices, latency=latency)
         self.transport.faults[f"/dev/nvme{SLOW}"] = no_offline
-        table = {"version": 1, "drives": {"count": DRIVES}, "hosts": {"c1": {"vf": 1}}}
+        table = {"version": 1, "drives": {"count": DRIVES}, "hosts": {"c1": {"vf": 1}, "c2": {"vf": 2}}}
         self.hostmap = hostfile.parse(table, "hosts.toml")
 
-    def fence(self, *beside: tuple[float, Callable[[], object]], deadline: float = 60.0) -> FenceReport:
-        """Fence c1, and do something at each of some times."""
+    def fence(
+        self, *beside: tuple[float, Callable[[], object]], deadline: float = 60.0,
+        hosts: Sequence[str] = ("c1",), guard: Guard | None = None,
+    ) -> FenceReport:  # fmt: skip
+        """Fence hosts, and do something at each of some times."""
         found = [
             Drive(
                 f"nqn.{n}", f"S{n}", "M", "1", (LocalController(f"nvme{n}", f"/dev/nvme{n}", 0, "", "live", False),)
@@ -61,8 +66,8 @@ class Bench:
 
         async def story() -> FenceReport:
             others = [asyncio.ensure_future(later(*one)) for one in beside]
-            options = Options(deadline, parse("auto"))
-            report = await fence(self.transport, self.hostmap, found, [self.hostmap.find("c1")], options)
+            options = Options(deadline, parse("auto"), guard=guard)
+            report = await fence(self.transport, self.hostmap, found, list(map(self.hostmap.find, hosts)), options)
             for other in others:
                 other.cancel()
             return report
@@ -147,3 +152,21 @@ def test_where_nothing_can_be_confirmed_nothing_is_read_once_more() -> None:
     report = bench.fence()
     assert not report.confirmed("c1")
     assert [drive.passes for drive in report.drives][::2] == [3, 3]
+
+
+class Holding:
+    """A guard by which one host is being given storage back, and goes on being."""
+
+    def enter(self, host: str) -> str:
+        return "a restore of c2 is under way" if host == "c2" else ""
+
+
+def test_a_host_that_is_held_until_the_deadline_costs_the_others_of_its_pass_nothing() -> None:
+    """There is still time for the last look, which they are confirmed by."""
+    bench = Bench(latency=0.06)
+    bench.transport.faults.clear()
+    report = bench.fence(hosts=("c1", "c2"), deadline=30.0, guard=Holding())
+    assert report.confirmed("c1")
+    assert not report.confirmed("c2")
+    assert report.seconds <= 30.1
+    assert bench.attached() == []
