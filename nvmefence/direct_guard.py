@@ -22,6 +22,7 @@ _LOCK: Final = "mass-fence-direct.lock"
 _LOCK_S: Final = 1.0
 """Seconds that a fence waits for others to count themselves; then it counts without that."""
 _TICK_S: Final = 0.005
+_NOT_COUNTED: Final = "fences elsewhere are not counted, or do not count this one: {}: {}"
 
 
 class Said(NamedTuple):
@@ -52,13 +53,16 @@ def ask(settings: Settings, hosts: Sequence[str], *, by_hand: bool = False) -> S
     try:
         with _alone(run_dir):
             now = time.monotonic()  # what others counted meanwhile is not later than that
-            for state in (permit.load(run_dir), permit.begun(run_dir)):
-                count.join(state, now)
+            for read in (permit.load, permit.begun):
+                try:
+                    count.join(read(run_dir), now)
+                except SpoolError as error:  # the second is written anew below
+                    trouble = _NOT_COUNTED.format(run_dir, error)
             allowed = hold and permit.read(run_dir, now) is not None
             said = count.ask(dict.fromkeys(hosts, now), now, allowed)
             permit.put_begun(run_dir, count.to_json())
     except (SpoolError, OSError) as error:
-        trouble = f"fences elsewhere are not counted, or do not count this one: {run_dir}: {error}"
+        trouble = _NOT_COUNTED.format(run_dir, error)
         said = count.ask(dict.fromkeys(hosts, now), now, allowed)
     alarm = f"mass fence: {count.trouble(now)}" if said.alarm or said.held else ""
     held = ""

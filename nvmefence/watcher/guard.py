@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -74,9 +75,10 @@ class Guard:
             return
         try:
             self._permit, self._disbelieved = permit.read(self._run_dir, self._now()), ""
-            self._elsewhere = {"begun": permit.begun(self._run_dir).get("begun")}
         except (SpoolError, OSError) as error:
             self._permit, self._disbelieved = None, f"{self._run_dir}: {error}"
+        with contextlib.suppress(SpoolError, OSError):  # whoever fences elsewhere says so, and writes it anew
+            self._elsewhere = {"begun": permit.begun(self._run_dir).get("begun")}
 
     def state(self) -> dict[str, Any]:
         """Return what a successor must know."""

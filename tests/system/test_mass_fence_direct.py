@@ -109,6 +109,24 @@ def test_many_agents_at_once_are_all_counted(crowd: Agents) -> None:
     assert set(permit.begun(str(crowd.run_dir))["begun"]) == set(NAMES)
 
 
+def test_a_spoiled_count_is_said_and_written_anew(crowd: Agents) -> None:
+    assert crowd.fence("h0", "hold")[0] == 0
+    (crowd.run_dir / permit.BEGUN).write_text("{")
+    code, said = crowd.fence("h1", "hold")
+    assert (code, "fences elsewhere are not counted" in said) == (0, True)
+    code, said = crowd.fence("h2", "hold")
+    assert (code, "fences elsewhere" in said, "held by the mass-fence guard" in said) == (1, False, True)
+
+
+def test_a_spoiled_count_does_not_keep_a_person_from_being_heard(crowd: Agents) -> None:
+    with crowd.watcher(*crowd.hold("--mass-fence-hosts", "1")) as running:
+        crowd.burst(["h0", "h1"], timeout_s=60)
+        running.hears("held: h")
+        (crowd.run_dir / permit.BEGUN).write_text("{")
+        assert crowd.allow().returncode == 0
+        until(lambda: len(crowd.cut()) == 2, "both are cut")
+
+
 def test_where_nothing_can_be_counted_a_fence_goes_on_and_says_so(crowd: Agents) -> None:
     crowd.run_dir.write_text("no directory")
     code, said = crowd.fence("h0", "hold")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.lab import bringup, observer, writer
-from tests.lab.guest.watching import Observed
+from tests.lab.guest.product import hosts_toml
+from tests.lab.guest.watching import Observed, Place
 from tests.lab.shape import Shape
 
 
@@ -79,3 +80,12 @@ def start_writer(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
             process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+@pytest.fixture
+def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterator[Place]:
+    """A watcher's directories, with every drive of the shape expected by name; no watcher runs yet."""
+    serials = json.dumps([drive.serial for drive in drives])
+    made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
+    yield made
+    made.close()

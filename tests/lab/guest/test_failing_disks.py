@@ -7,17 +7,14 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from nvmefence.watcher.audit import FALLBACK
 from tests.lab import bringup, disks, faults, observer
-from tests.lab.guest.product import hosts_toml
 from tests.lab.guest.test_fencing import target
 from tests.lab.guest.watching import Ended, Observed, Place, reaches
-from tests.lab.shape import Shape
 
 pytestmark = pytest.mark.shape("small")
 ROUNDS = int(os.environ.get("NVMEFENCE_LAB_ROUNDS", "0"))
@@ -34,14 +31,6 @@ ON_THE_DISK = (ALL, ("responses",), ("requests", "logs"), ("records", "audit"), 
 ON_THE_FULL_DISK = (("responses", "logs", "records", "audit"), ("responses", "audit"), ("responses",), ALL)
 """The same, of a disk that is full or read-only; agents whose requests cannot be written fail at once."""
 TROUBLES = {"full": disks.Disk.full, "read-only": disks.Disk.read_only}
-
-
-@pytest.fixture
-def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterator[Place]:
-    serials = json.dumps([drive.serial for drive in drives])
-    made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
-    yield made
-    made.close()
 
 
 def lay(place: Place, number: str, disk: Path, there: tuple[str, ...]) -> None:

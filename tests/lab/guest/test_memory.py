@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -17,13 +16,12 @@ import pytest
 from nvmefence.errors import Exit
 from tests.lab import bringup, faults, observer
 from tests.lab.cgroup import MemoryGroup
-from tests.lab.guest.product import hosts_toml, nvmefence, without
+from tests.lab.guest.product import nvmefence, without
 from tests.lab.guest.test_direct_agent import PROGRAM
 from tests.lab.guest.test_fencing import target
 from tests.lab.guest.test_watcher import arrived, false_success
 from tests.lab.guest.watching import Observed, Place, reaches
 from tests.lab.sentinel import Sentinel
-from tests.lab.shape import Shape
 
 pytestmark = pytest.mark.shape("small")
 ROUNDS = int(os.environ.get("NVMEFENCE_LAB_ROUNDS", "0"))
@@ -40,14 +38,6 @@ LENGTH_S = 1.2
 def group(tmp_path: Path) -> Iterator[MemoryGroup]:
     with MemoryGroup(tmp_path) as made:
         yield made
-
-
-@pytest.fixture
-def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterator[Place]:
-    serials = json.dumps([drive.serial for drive in drives])
-    made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
-    yield made
-    made.close()
 
 
 @pytest.fixture

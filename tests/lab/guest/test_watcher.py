@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import bringup, faults, observer
-from tests.lab.guest.product import attached, hosts_toml, list_ctrl, without
+from tests.lab.guest.product import attached, list_ctrl, without
 from tests.lab.guest.streams import Sample, Streams, appeared, late
 from tests.lab.guest.test_fencing import both, target
 from tests.lab.guest.watching import Observed, Place, reaches
@@ -30,15 +29,6 @@ AFTER_S = 2.5
 KILLS = int(os.environ.get("NVMEFENCE_LAB_ROUNDS", "1"))
 """Instants at which the watcher is killed, beside those that are chosen."""
 KILL_QUIESCE = "wait:0.1"
-
-
-@pytest.fixture
-def place(shape: Shape, drives: list[observer.Drive], tmp_path: Path) -> Iterator[Place]:
-    """A watcher's directories, with every drive of the shape expected by name; no watcher runs yet."""
-    serials = json.dumps([drive.serial for drive in drives])
-    made = Place(tmp_path, hosts_toml(shape, drives=f"serials = {serials}"))
-    yield made
-    made.close()
 
 
 def false_success(moments: list[Moment[Seen]], victim: dict[str, int]) -> list[float]:
